@@ -1,0 +1,55 @@
+# Everything runs from .venv, built once from constraints.txt. `make help` lists the targets.
+
+PYTHON ?= python3
+SCALE ?= default
+EXPERIMENT ?= all
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce run-sweep plots report list test check format bench clean
+
+help:  ## list the targets
+	@echo "make TARGET [SCALE=smoke|default|full] [EXPERIMENT=name|all] [PYTHON=python3.13]"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: {sys.executable} is Python {v.major}.{v.minor}; needed: 3.11 or newer (make PYTHON=...)")'
+	@echo "building $(VENV) from constraints.txt (once, a few minutes)"
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $(READY)
+
+reproduce: $(READY)  ## the paper's figures and the ledger: sweeps, figures, report
+	@$(MAKE) --no-print-directory run-sweep plots report
+
+run-sweep: $(READY)  ## run what is not on disk yet, measure and judge
+	@$(RUN) -m experiments run --scale $(SCALE) --experiment $(EXPERIMENT)
+
+plots: $(READY)  ## draw the figures from the tables
+	@$(RUN) -m experiments plot --scale $(SCALE) --experiment $(EXPERIMENT)
+
+report: $(READY)  ## collect the ledger of claims
+	@$(RUN) -m experiments report --scale $(SCALE)
+
+list: $(READY)  ## name every claim
+	@$(RUN) -m experiments list
+
+test: $(READY)  ## the whole test suite
+	@$(RUN) -m pytest
+
+check: $(READY)  ## format, lint, types
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+
+format: $(READY)  ## format the code and mend what lint can
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+bench: $(READY)  ## speed, as ratios in one run, into results/benchmarks.md
+	@$(RUN) -m experiments.benchmarks
+
+clean:  ## remove the environment, caches and raw results
+	rm -rf $(VENV) .cache build *.egg-info results/raw results/smoke results/full

@@ -1,0 +1,1 @@
+"""Claims of the theory, each measured: `python -m experiments list`."""

@@ -1,0 +1,71 @@
+"""Command line: python -m experiments run | plot | report | list."""
+
+import os
+import sys
+import time
+from typing import Annotated, Literal
+
+import jax
+import tyro
+
+Scale = Literal["smoke", "default", "full"]
+Experiment = Annotated[str, tyro.conf.arg(help="a claim's name (see `list`), or all")]
+
+
+def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: int = 64) -> None:
+    """Run the sweeps that are not on disk yet, measure, and judge.
+
+    Args:
+      scale: how many cells, seeds and steps.
+      chunk_cells: cells in one call of a program; a killed sweep loses at most this many.
+    """
+    _prepare_devices()
+    from experiments import pipeline
+
+    started = time.perf_counter()
+    pipeline.run(scale, pipeline.select(experiment), chunk_cells)
+    print(f"total: {time.perf_counter() - started:.0f} s")
+
+
+def plot(scale: Scale = "default", experiment: Experiment = "all") -> None:
+    """Draw the figures from the tables."""
+    from experiments import pipeline
+
+    pipeline.plot(scale, pipeline.select(experiment))
+
+
+def report(scale: Scale = "default") -> None:
+    """Collect the ledger of claims and print it."""
+    from experiments import pipeline
+
+    pipeline.report(scale)
+
+
+def list_() -> None:
+    """Name every claim with its statement."""
+    from experiments import claims
+
+    for name, module in claims.claims().items():
+        print(f"{name:20s} {module.TITLE}")
+
+
+def _prepare_devices() -> None:
+    """float64, one CPU device a core for the cells of a sweep, and compiled programs kept on disk."""
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def main() -> int:
+    commands = {"run": run, "plot": plot, "report": report, "list": list_}
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m experiments")
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

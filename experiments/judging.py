@@ -1,0 +1,79 @@
+"""Ledger rows whose verdict follows from the numbers in them."""
+
+import numpy as np
+
+from jaxmaml.results import Interval, LedgerRow, Verdict
+
+
+def at_most(
+    claim: str,
+    part: str,
+    statement: str,
+    place: str,
+    measured: Interval | float,
+    bound: float,
+    *,
+    also: bool = True,
+    sharp: bool = True,
+    note: str = "",
+) -> LedgerRow:
+    """Holds if the upper end of the interval is at most `bound`, and whatever `also` says is true.
+
+    A value that is not finite never holds. `sharp=False` marks a bound that holds and could be smaller.
+    """
+    value = _interval(measured)
+    holds = np.isfinite(value.high) and value.high <= bound and also
+    verdict: Verdict = "fails as stated"
+    if holds:
+        verdict = "holds" if sharp else "holds, not sharp"
+    slack = bound / value.high if value.high > 0 else np.inf
+    return LedgerRow(
+        claim,
+        part,
+        statement,
+        place,
+        value.mean,
+        value.low,
+        value.high,
+        float(bound),
+        float(slack),
+        verdict,
+        note if also else f"a condition of this row is violated; {note}",
+    )
+
+
+def within(
+    claim: str,
+    part: str,
+    statement: str,
+    place: str,
+    measured: Interval | float,
+    expected: float,
+    tolerance: float,
+    *,
+    also: bool = True,
+    note: str = "",
+) -> LedgerRow:
+    """Holds if the whole interval lies within `tolerance` of what is expected."""
+    value = _interval(measured)
+    distance = max(abs(value.low - expected), abs(value.high - expected))
+    holds = np.isfinite(distance) and distance <= tolerance and also
+    return LedgerRow(
+        claim,
+        part,
+        statement,
+        place,
+        value.mean,
+        value.low,
+        value.high,
+        float(expected),
+        float(tolerance / distance) if distance > 0 else np.inf,
+        "holds" if holds else "fails as stated",
+        f"expected {expected:.4g} to within {tolerance:.2g}" + (f"; {note}" if note else ""),
+    )
+
+
+def _interval(measured: Interval | float) -> Interval:
+    if isinstance(measured, Interval):
+        return measured
+    return Interval(float(measured), float(measured), float(measured), 1)

@@ -1,0 +1,140 @@
+"""Claims from cells to ledger: sweep, measure, judge, draw. Nothing that is on disk is done again."""
+
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import pandas as pd
+
+from experiments import claims
+from jaxmaml import results
+
+ROOT = pathlib.Path("results")
+SCALES = ("smoke", "default", "full")
+
+
+def folder(scale: str) -> pathlib.Path:
+    """Where the tables of a scale are kept; those of `default` are committed."""
+    if scale not in SCALES:
+        claims.unknown("scale", scale, SCALES)
+    return ROOT if scale == "default" else ROOT / scale
+
+
+def select(experiment: str) -> list[ModuleType]:
+    return list(claims.claims().values()) if experiment == "all" else [claims.get(experiment)]
+
+
+def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int = 64) -> None:
+    """Sweep, measure and judge; writes tables/<claim>.csv, claims.csv and manifest.json."""
+    from jaxmaml import sweep
+
+    where = folder(scale)
+    for module in selected:
+        name = short(module)
+        print(f"{name}: {module.TITLE}")
+        rows, report = sweep.sweep(module.grid(scale), ROOT / "raw", chunk_cells=chunk_cells)
+        table_path = where / "tables" / f"{name}.csv"
+        verdict_path = where / "verdicts" / f"{name}.csv"
+        stamp = results.digest(*report.keys, _code(module), scale)
+        if _done(name, "measured", scale, stamp, [table_path, verdict_path]):
+            continue
+        table = module.measure(rows, scale)
+        results.write_table(table_path, table)
+        verdicts = results.ledger(module.judge(pd.read_csv(table_path)))
+        results.write_table(verdict_path, verdicts)
+        _record(where, name, scale, report)
+        _stamp(name, "measured", scale, stamp, [table_path, verdict_path])
+
+
+def plot(scale: str, selected: Sequence[ModuleType]) -> None:
+    """Figures as SVG and PDF, from the tables."""
+    from experiments import plotting
+
+    where = folder(scale)
+    for module in selected:
+        name = short(module)
+        table_path = where / "tables" / f"{name}.csv"
+        if not table_path.exists():
+            raise FileNotFoundError(
+                f"{table_path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
+            )
+        files = [where / "figures" / f"{name}.{kind}" for kind in ("svg", "pdf")]
+        stamp = results.digest(table_path.read_bytes(), _code(module))
+        if _done(name, "figure", scale, stamp, files):
+            print(f"{name}: figure is up to date")
+            continue
+        with plotting.style():
+            plotting.save(module.figure(pd.read_csv(table_path)), files)
+        _stamp(name, "figure", scale, stamp, files)
+        print(f"{name}: {files[0]}")
+
+
+def report(scale: str) -> None:
+    """The ledger of all claims: claims.csv, report.md, and a summary on the terminal."""
+    where = folder(scale)
+    frames = []
+    for name in claims.claims():
+        path = where / "verdicts" / f"{name}.csv"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
+            )
+        frames.append(pd.read_csv(path, keep_default_na=False))
+    ledger = pd.concat(frames, ignore_index=True).sort_values(["claim", "part"], kind="stable")
+    results.write_table(where / "claims.csv", ledger)
+    lines = ["# Ledger of claims", "", f"Scale `{scale}`; columns in docs/notation.md.", ""]
+    lines += ["| claim | part | measured | 95 % interval | bound | slack | verdict | note |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for row in ledger.itertuples():
+        lines.append(
+            f"| {row.claim} | {row.part} | {row.measured:.4g} | [{row.low:.4g}, {row.high:.4g}] "
+            f"| {row.bound:.4g} | {row.slack:.3g} | {row.verdict} | {row.note} |"
+        )
+        print(f"{row.claim:4s} {row.verdict:18s} {row.part}")
+    results.write_atomically(where / "report.md", ("\n".join(lines) + "\n").encode())
+    print(f"{len(ledger)} rows in {where / 'claims.csv'} and {where / 'report.md'}")
+
+
+def short(module: ModuleType) -> str:
+    return module.__name__.rsplit(".", 1)[-1]
+
+
+def _record(where: pathlib.Path, name: str, scale: str, report: object) -> None:
+    """Adds what a claim's sweep took to manifest.json, beside the versions and the device."""
+    path = where / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.exists() else {"claims": {}}
+    timing = {k: v for k, v in vars(report).items() if k != "keys"}
+    manifest = {"scale": scale, **results.environment(), "claims": manifest["claims"]}
+    if timing["reused"] < timing["cells"] or name not in manifest["claims"]:
+        manifest["claims"][name] = timing
+    results.write_atomically(path, (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def _code(module: ModuleType) -> str:
+    """Identifies the code between the rows on disk and a claim's table and figure."""
+    here = pathlib.Path(__file__).parent
+    theory = sorted((results.PACKAGE / "theory").glob("*.py"))
+    own = pathlib.Path(sys.modules[module.__name__].__file__ or "")
+    helpers = sorted(here.glob("*.py"))
+    return results.source_digest(own, *helpers, *theory, results.PACKAGE / "results.py")
+
+
+def _stamp_path(name: str, step: str, scale: str) -> pathlib.Path:
+    return ROOT / "raw" / "stamps" / f"{scale}-{name}-{step}"
+
+
+def _outputs(files: Sequence[pathlib.Path]) -> str:
+    return results.digest(*(f.read_bytes() for f in files))
+
+
+def _done(name: str, step: str, scale: str, stamp: str, files: Sequence[pathlib.Path]) -> bool:
+    path = _stamp_path(name, step, scale)
+    if not path.exists() or not all(f.exists() for f in files):
+        return False
+    return path.read_text() == stamp + _outputs(files)
+
+
+def _stamp(name: str, step: str, scale: str, stamp: str, files: Sequence[pathlib.Path]) -> None:
+    results.write_atomically(_stamp_path(name, step, scale), (stamp + _outputs(files)).encode())

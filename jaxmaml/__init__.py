@@ -1,0 +1,33 @@
+"""Every claim of the MAML convergence theory, measured; and fast meta-gradients to measure it with."""
+
+from jaxmaml import hvp, tasks, theory
+from jaxmaml.estimators.fo_maml import fo_maml
+from jaxmaml.estimators.hf_maml import ArcDelta, float_optimal_delta, hf_maml, theorem_delta
+from jaxmaml.estimators.maml import maml
+from jaxmaml.estimators.maml_same_batch import maml_same_batch
+from jaxmaml.inner import adapt
+from jaxmaml.meta_gradient import meta_gradient
+from jaxmaml.step_size import TheoremStepState, scale_by_theorem_step
+from jaxmaml.types import BatchSizes, Constants, Episode
+from jaxmaml.version import __version__
+
+__all__ = [
+    "ArcDelta",
+    "BatchSizes",
+    "Constants",
+    "Episode",
+    "TheoremStepState",
+    "adapt",
+    "float_optimal_delta",
+    "fo_maml",
+    "hf_maml",
+    "hvp",
+    "maml",
+    "maml_same_batch",
+    "meta_gradient",
+    "scale_by_theorem_step",
+    "tasks",
+    "theorem_delta",
+    "theory",
+    "__version__",
+]

@@ -1,0 +1,96 @@
+"""One clear error for bad input, raised while tracing, before anything compiles."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmaml.types import Episode, PyTree
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value as an array, or None while it is traced (its range can then not be checked)."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    return np.asarray(value)
+
+
+def check_nonnegative(name: str, tree: PyTree) -> None:
+    """Every leaf must be finite and >= 0."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        value = concrete(leaf)
+        if value is not None and not (np.all(np.isfinite(value)) and np.all(value >= 0)):
+            where = name + jax.tree_util.keystr(path)
+            raise ValueError(f"{where} = {leaf!r}; allowed: finite and >= 0")
+
+
+def check_positive(name: str, value: Any, why: str = "") -> None:
+    """A scale such as delta, rho or L must be finite and > 0."""
+    number = concrete(value)
+    if number is not None and not (np.all(np.isfinite(number)) and np.all(number > 0)):
+        raise ValueError(f"{name} = {value!r}; allowed: finite and > 0{why}")
+
+
+def check_params(params: PyTree) -> None:
+    """Parameters are differentiated, so every leaf must be a floating-point array."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError("params has no leaves; allowed: a pytree of floating-point arrays")
+    for path, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            where = jax.tree_util.keystr(path) or "(the whole of it)"
+            raise TypeError(f"params{where} has dtype {dtype}; allowed: floating point")
+
+
+def check_batch(name: str, batch: PyTree) -> None:
+    """A batch has the sample axis first, and at least one sample."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        shape = jnp.shape(leaf)
+        if shape and shape[0] == 0:
+            where = name + jax.tree_util.keystr(path)
+            raise ValueError(f"{where} has shape {shape}: the batch is empty; allowed: >= 1 sample")
+
+
+def check_episode(episode: Episode) -> None:
+    if not isinstance(episode, Episode):
+        raise TypeError(
+            f"episode is {type(episode).__name__}; allowed: jaxmaml.Episode(inner, hessian, outer)"
+        )
+    for name, batch in zip(episode._fields, episode, strict=True):
+        check_batch(f"episode.{name}", batch)
+
+
+def task_axis(episodes: Episode) -> int:
+    """B, the leading axis that every leaf of `episodes` must share."""
+    if not isinstance(episodes, Episode):
+        check_episode(episodes)
+    sizes: dict[int, str] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(episodes):
+        name = "episodes" + jax.tree_util.keystr(path)
+        shape = jnp.shape(leaf)
+        if not shape:
+            raise ValueError(f"{name} is a scalar; allowed: leaves with a leading task axis")
+        sizes.setdefault(shape[0], f"{name} {shape}")
+    if len(sizes) > 1:
+        raise ValueError(f"episodes differ in their task axis: {', '.join(sizes.values())}")
+    if not sizes or 0 in sizes:
+        raise ValueError("episodes hold no task; allowed: a leading task axis of at least 1")
+    return next(iter(sizes))
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
+    """Name what was asked for, what is known, and the nearest match."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}.{hint}")
+
+
+def check_step_count(name: str, value: int, least: int = 1) -> None:
+    if not (isinstance(value, int | np.integer) and value >= least and math.isfinite(value)):
+        raise ValueError(f"{name} = {value!r}; allowed: an integer >= {least}")

@@ -1,0 +1,80 @@
+"""HF-MAML: the Hessian-free estimator, and the rules for its difference step delta."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxmaml import hvp, tree
+from jaxmaml.checks import check_positive
+from jaxmaml.estimators._outer import outer_gradient
+from jaxmaml.types import Episode, Loss, PyTree, Scalar
+
+DeltaRule = Callable[[jax.Array], jax.Array]
+"""A rule delta(||v||), with the global norm over the whole pytree."""
+
+
+def hf_maml(
+    loss: Loss, params: PyTree, episode: Episode, *, alpha: PyTree, delta: Scalar | DeltaRule
+) -> PyTree:
+    """G = v - alpha d,  d = [grad f(w + delta v; D_h) - grad f(w - delta v; D_h)] / (2 delta).
+
+    v = grad f(w - alpha grad f(w; D_in); D_o), and both gradients of d use the same D_h. With a rate per
+    subtree, v in d is weighted by alpha / max(alpha), so that d stays the product H (alpha v).
+
+    Args:
+      delta: a number > 0 (unit u^2/phi), or a function of ||v|| such as `theorem_delta(rho, alpha)` or
+        `float_optimal_delta(dtype)`. Small steps lose digits: in float32 below ||delta v|| = 1e-4.
+
+    Other arguments, returns and errors as for `maml`; ValueError for delta <= 0.
+    """
+    v = outer_gradient(loss, params, episode, alpha)
+    largest = jnp.stack([jnp.max(a) for a in map(jnp.asarray, jax.tree.leaves(alpha))]).max()
+    safe = jnp.where(largest > 0, largest, 1.0)
+    direction = tree.scale(jax.tree.map(lambda a: a / safe, alpha), v)
+    step = delta(tree.norm(direction)) if callable(delta) else delta
+    difference = hvp.central_difference(loss, params, direction, episode.hessian, step)
+    return jax.tree.map(lambda a, b: a - largest.astype(a.dtype) * b, v, difference)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ArcDelta:
+    """delta(||v||) = arc / ||v||: the two points lie at the distance `arc` (unit u) from w."""
+
+    arc: Scalar
+
+    def __call__(self, norm: jax.Array) -> jax.Array:
+        return self.arc / norm
+
+
+def theorem_delta(rho: Scalar, alpha: Scalar, eta: Scalar = 1 / 6) -> ArcDelta:
+    """delta = eta / (rho alpha ||v||), with eta = 1/6 in the HF-MAML theorem (as summarised).
+
+    The arc eta / (rho alpha) is at least L / rho for alpha <= 1/(6 L): the truncation error is a fixed
+    fraction of ||v||. eta = min(1/6, 1/sqrt(B)) makes it vanish with B (docs/theory.md).
+
+    Raises:
+      ValueError: rho, alpha or eta not finite and > 0. For rho = 0 (quadratics) any number does.
+    """
+    check_positive("rho", rho, why=" (for rho = 0 the difference is exact: give delta a number)")
+    check_positive("alpha", alpha)
+    check_positive("eta", eta)
+    return ArcDelta(eta / (rho * alpha))
+
+
+def float_optimal_delta(dtype: jax.typing.DTypeLike, length: Scalar = 1.0) -> ArcDelta:
+    """delta = length eps^(1/3) / ||v||, where truncation and rounding of the difference balance.
+
+    Truncation zeta arc^2 / 6 and rounding C eps G / arc are equal up to a factor at
+    arc = (3 C eps G / zeta)^(1/3), hence length = (3 C G / zeta)^(1/3) with C ~ 4,
+    G = ||grad f|| + L ||w|| and zeta the Lipschitz constant of the third derivative. The default suits
+    problems scaled so that parameters and derivatives are of order one.
+
+    Args:
+      dtype: float32 or float64, that of the parameters.
+      length: unit u; ValueError unless finite and > 0.
+    """
+    check_positive("length", length)
+    return ArcDelta(length * float(jnp.finfo(dtype).eps) ** (1 / 3))

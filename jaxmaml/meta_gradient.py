@@ -1,0 +1,64 @@
+"""The mean of an estimator over a batch of tasks."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmaml.checks import check_params, task_axis
+from jaxmaml.types import Episode, Estimator, Loss, PyTree
+
+
+def meta_gradient(
+    estimator: Estimator,
+    loss: Loss,
+    params: PyTree,
+    episodes: Episode,
+    *,
+    alpha: PyTree,
+    task_chunk: int | None = None,
+    **kwargs: Any,
+) -> PyTree:
+    """G = (1/B) sum_i estimator(loss, params, episodes[i], alpha).
+
+    Args:
+      estimator: `maml`, `fo_maml`, `hf_maml`, `maml_same_batch` or one of your own.
+      loss: loss(params, batch) -> scalar, mean over the batch.
+      params: any pytree of floating-point arrays.
+      episodes: an `Episode` whose leaves have the task axis (B) first and the sample axis second.
+      alpha: inner rate, a number or a pytree prefix of params.
+      task_chunk: tasks that are vectorised together. Memory then grows with the chunk, not with B;
+        None takes all of them at once.
+      **kwargs: passed to the estimator, e.g. delta for `hf_maml`.
+
+    Returns:
+      Pytree like params.
+
+    Raises:
+      ValueError: task axes that differ, no task, an empty batch, task_chunk < 1.
+      TypeError: parameters that are not floating point.
+    """
+    check_params(params)
+    tasks = task_axis(episodes)
+    if task_chunk is not None and not (isinstance(task_chunk, int | np.integer) and task_chunk > 0):
+        raise ValueError(f"task_chunk = {task_chunk!r}; allowed: an integer >= 1, or None")
+
+    def total(some: Episode) -> PyTree:
+        each = jax.vmap(lambda e: estimator(loss, params, e, alpha=alpha, **kwargs))(some)
+        return jax.tree.map(lambda g: jnp.sum(g, axis=0), each)
+
+    width = tasks if task_chunk is None else min(int(task_chunk), tasks)
+    if width == tasks:
+        summed = total(episodes)
+    else:
+        whole = tasks - tasks % width
+        chunks = jax.tree.map(
+            lambda x: jnp.reshape(x[:whole], (whole // width, width, *jnp.shape(x)[1:])), episodes
+        )
+        rest = jax.tree.map(lambda x: x[whole:], episodes)
+        start = total(rest) if whole < tasks else jax.tree.map(jnp.zeros_like, params)
+        summed, _ = jax.lax.scan(
+            lambda acc, chunk: (jax.tree.map(jnp.add, acc, total(chunk)), None), start, chunks
+        )
+    return jax.tree.map(lambda g: g / tasks, summed)

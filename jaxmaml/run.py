@@ -1,0 +1,192 @@
+"""One run of a method: a scan over recorded segments, each a loop of outer steps, as one pure function."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmaml import estimators, objective, tree
+from jaxmaml.checks import check_nonnegative, check_positive, check_step_count
+from jaxmaml.meta_gradient import meta_gradient
+from jaxmaml.step_size import scale_by_theorem_step
+from jaxmaml.types import BatchSizes, Episode, Family, PyTree, Scalar
+
+
+def log_steps(steps: int, per_decade: int = 16, tail: int = 0) -> tuple[int, ...]:
+    """The recorded steps: 0, then log-spaced integers up to `steps`, and `tail` more over its last half."""
+    check_step_count("steps", steps)
+    decades = np.log10(steps)
+    grid = np.logspace(0, decades, max(2, int(np.ceil(decades * per_decade)) + 1))
+    late = np.linspace(steps // 2, steps, tail + 1)[1:] if tail else []
+    return (0, *sorted({round(float(k)) for k in (*grid, *late)} | {steps}))
+
+
+def draw(family: Family, key: jax.Array, sizes: BatchSizes) -> tuple[Episode, PyTree]:
+    """What one iteration draws: the episodes of B tasks, and batches of B' other tasks for the step size.
+
+    Tasks are i.i.d. with replacement, the two sets and all batches independent. A batch is (task, samples)
+    with leading axis B or B'. All batches that are not exact come from one call: random bits are most
+    of the cost of a noisy step, and every separate call of the generator adds to the compile time.
+    """
+    n = jax.tree.leaves(family.tasks)[0].shape[0]
+    key_tasks, key_samples = jax.random.split(key)
+    direction, step = sizes.B or n, sizes.B_prime or n
+    index = (jax.random.uniform(key_tasks, (direction + step,)) * n).astype(int)
+    everyone = jnp.arange(n)
+    for_direction = everyone if sizes.B is None else index[:direction]
+    for_step = everyone if sizes.B_prime is None else index[direction:]
+
+    def take(indices: jax.Array) -> PyTree:
+        return jax.tree.map(lambda x: jnp.asarray(x)[indices], family.tasks)
+
+    requests = [(for_direction, size) for size in (sizes.D_in, sizes.D_h, sizes.D_o)]
+    requests.append((for_step, sizes.D_beta))
+    tasks = [take(who) for who, _ in requests]
+    batches = [jax.vmap(family.full)(t) if size is None else None for t, (_, size) in zip(tasks, requests, strict=True)]
+    drawn = [j for j, (_, size) in enumerate(requests) if size is not None]
+    if drawn:
+        counts = [requests[j][0].shape[0] for j in drawn]
+        who = take(jnp.concatenate([requests[j][0] for j in drawn]))
+        many = jnp.concatenate([jnp.full(m, requests[j][1]) for m, j in zip(counts, drawn, strict=True)])
+        samples = family.sample(key_samples, who, many)
+        start = 0
+        for m, j in zip(counts, drawn, strict=True):
+            batches[j] = jax.tree.map(lambda x, a=start, b=start + m: x[a:b], samples)
+            start += m
+    data = list(zip(tasks, batches, strict=True))
+    return Episode(*data[:3]), data[3]
+
+
+def step_norms(family: Family, w: jax.Array, batches: PyTree) -> jax.Array:
+    """||grad f_j(w; D_beta^j)|| of each task j, shape (B',)."""
+    gradients = jax.vmap(lambda b: jax.grad(objective.task_loss, argnums=1)(family, w, b))(batches)
+    return jax.vmap(tree.norm)(gradients)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Run:
+    """A cell of a sweep: w_{k+1} = w_k - beta_k G_k with beta_k = c / L~(w_k).
+
+    Numbers and arrays are leaves and may differ between the cells of one compiled program; the estimator,
+    the structure and the recorded steps are static. Seeds are common random numbers: tasks and
+    samples at step k depend on the seed and k alone, whatever the estimator.
+    """
+
+    family: Family
+    estimator: str = field(metadata={"static": True})
+    alpha: Scalar
+    c: Scalar
+    L: Scalar
+    rho: Scalar
+    w0: jax.Array
+    """shape (d,)."""
+    sizes: BatchSizes = field(default_factory=BatchSizes)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """further arguments of the estimator, e.g. delta."""
+    seed: int = 0
+    record: tuple[int, ...] = field(default=(0, 1), metadata={"static": True})
+    """the steps k at which metrics of w_k are recorded, increasing from 0; the last ends the run."""
+
+    @property
+    def cost(self) -> int:
+        """Outer steps, for the estimate of the time that a sweep takes."""
+        return self.record[-1]
+
+    def check(self) -> None:
+        """One clear error before anything compiles."""
+        estimators.get(self.estimator)
+        for name in ("alpha", "c", "L"):
+            check_positive(name, getattr(self, name))
+        check_nonnegative("rho", self.rho)
+        if np.shape(self.w0) != (self.family.dim,):
+            raise ValueError(f"w0 has shape {np.shape(self.w0)}; allowed: ({self.family.dim},)")
+        largest = self.family.max_batch
+        for name in ("B", "B_prime"):
+            if (size := getattr(self.sizes, name)) is not None:
+                check_step_count(name, size)
+        for name in ("D_in", "D_o", "D_h", "D_beta"):
+            size = getattr(self.sizes, name)
+            if size is not None and not 1 <= size <= (largest or np.inf):
+                limit = "" if largest is None else f" and <= {largest}, the family's max_batch"
+                raise ValueError(f"{name} = {size!r}; allowed: None (exact), or >= 1{limit}")
+        increasing = all(a < b for a, b in zip(self.record, self.record[1:], strict=False))
+        if len(self.record) < 2 or self.record[0] != 0 or not increasing:
+            raise ValueError(f"record = {self.record!r}; allowed: increasing steps that begin with 0")
+
+    def execute(self) -> dict[str, jax.Array]:
+        """Metrics at the recorded steps k, shape (R,), and when the run diverged.
+
+        step = k, grad_norm = ||grad F(w_k)||, objective = F(w_k), smoothness = L(w_k), all exact;
+        direction_norm = ||G_{k-1}|| and step_size = beta_{k-1} (nan at 0), step_sum = sum_{j<k} beta_j;
+        diverged_at, shape (): the first k at which w_k is not finite, or -1.
+        """
+        real = jnp.result_type(float)
+        nothing = jnp.asarray(jnp.nan, real)
+        state = _State(
+            jnp.asarray(self.w0, real), jnp.asarray(-1), nothing, nothing, jnp.zeros((), real)
+        )
+        key = jax.random.key(self.seed)
+
+        def segment(state: _State, ends: tuple[jax.Array, jax.Array]) -> tuple[_State, PyTree]:
+            start, stop = ends
+            state = jax.lax.fori_loop(
+                start, stop, lambda k, s: self._step(k, jax.random.fold_in(key, k), s), state
+            )
+            return state, self._metrics(state)
+
+        stops = jnp.asarray(self.record)
+        starts = jnp.concatenate([stops[:1], stops[:-1]])
+        state, curves = jax.lax.scan(segment, state, (starts, stops))
+        return {"step": stops, **curves, "diverged_at": state.diverged_at}
+
+    def _step(self, k: jax.Array, key: jax.Array, state: "_State") -> "_State":
+        w = state.w
+        episodes, step_batches = draw(self.family, key, self.sizes)
+        direction = meta_gradient(
+            estimators.get(self.estimator),
+            lambda v, batch: objective.task_loss(self.family, v, batch),
+            w,
+            episodes,
+            alpha=self.alpha,
+            **self.arguments,
+        )
+        transform = scale_by_theorem_step(self.c, self.L, self.rho, self.alpha)
+        updates, used = transform.update(
+            direction,
+            transform.init(w),
+            task_grad_norms=step_norms(self.family, w, step_batches),
+        )
+        new = w + updates
+        diverged = (state.diverged_at < 0) & ~jnp.all(jnp.isfinite(new))
+        return _State(
+            new,
+            jnp.where(diverged, (k + 1).astype(state.diverged_at.dtype), state.diverged_at),
+            tree.norm(direction),
+            used.step_size,
+            state.step_sum + used.step_size,
+        )
+
+    def _metrics(self, state: "_State") -> dict[str, jax.Array]:
+        return {
+            "grad_norm": tree.norm(objective.grad_F(self.family, state.w, self.alpha)),
+            "objective": objective.F(self.family, state.w, self.alpha),
+            "smoothness": objective.smoothness(
+                self.family, state.w, self.alpha, self.L, self.rho
+            ),
+            "direction_norm": state.direction_norm,
+            "step_size": state.step_size,
+            "step_sum": state.step_sum,
+        }
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _State:
+    w: jax.Array
+    diverged_at: jax.Array
+    direction_norm: jax.Array
+    step_size: jax.Array
+    step_sum: jax.Array
