@@ -32,30 +32,31 @@ def draw(family: Family, key: jax.Array, sizes: BatchSizes) -> tuple[Episode, Py
     """
     n = jax.tree.leaves(family.tasks)[0].shape[0]
     key_tasks, key_samples = jax.random.split(key)
-    direction, step = sizes.B or n, sizes.B_prime or n
-    index = (jax.random.uniform(key_tasks, (direction + step,)) * n).astype(int)
+    counts = (sizes.B or n, sizes.B_prime or n)
+    index = (jax.random.uniform(key_tasks, (sum(counts),)) * n).astype(int)
     everyone = jnp.arange(n)
-    for_direction = everyone if sizes.B is None else index[:direction]
-    for_step = everyone if sizes.B_prime is None else index[direction:]
+    for_direction = everyone if sizes.B is None else index[: counts[0]]
+    for_step = everyone if sizes.B_prime is None else index[counts[0] :]
 
-    def take(indices: jax.Array) -> PyTree:
-        return jax.tree.map(lambda x: jnp.asarray(x)[indices], family.tasks)
+    def take(who: jax.Array) -> PyTree:
+        # No copy where nothing is drawn: XLA then sees that both gradients at w are the same.
+        if who is everyone:
+            return family.tasks
+        return jax.tree.map(lambda x: jnp.asarray(x)[who], family.tasks)
 
-    requests = [(for_direction, size) for size in (sizes.D_in, sizes.D_h, sizes.D_o)]
-    requests.append((for_step, sizes.D_beta))
-    tasks = [take(who) for who, _ in requests]
-    batches = [jax.vmap(family.full)(t) if size is None else None for t, (_, size) in zip(tasks, requests, strict=True)]
-    drawn = [j for j, (_, size) in enumerate(requests) if size is not None]
+    whose = (for_direction, for_direction, for_direction, for_step)
+    wanted = (sizes.D_in, sizes.D_h, sizes.D_o, sizes.D_beta)
+    drawn = [j for j, size in enumerate(wanted) if size is not None]
+    batches = {j: jax.vmap(family.full)(take(whose[j])) for j in range(4) if j not in drawn}
     if drawn:
-        counts = [requests[j][0].shape[0] for j in drawn]
-        who = take(jnp.concatenate([requests[j][0] for j in drawn]))
-        many = jnp.concatenate([jnp.full(m, requests[j][1]) for m, j in zip(counts, drawn, strict=True)])
-        samples = family.sample(key_samples, who, many)
+        many = jnp.concatenate([jnp.full(whose[j].shape, wanted[j], float) for j in drawn])
+        samples = family.sample(key_samples, take(jnp.concatenate([whose[j] for j in drawn])), many)
         start = 0
-        for m, j in zip(counts, drawn, strict=True):
-            batches[j] = jax.tree.map(lambda x, a=start, b=start + m: x[a:b], samples)
-            start += m
-    data = list(zip(tasks, batches, strict=True))
+        for j in drawn:
+            stop = start + whose[j].size
+            batches[j] = jax.tree.map(lambda x, a=start, b=stop: x[a:b], samples)
+            start = stop
+    data = [(take(whose[j]), batches[j]) for j in range(4)]
     return Episode(*data[:3]), data[3]
 
 

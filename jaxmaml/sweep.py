@@ -182,21 +182,33 @@ def _run_group(
 ) -> Any:
     """Compiles the program of a group once and yields the rows of chunk after chunk."""
     devices = jax.local_devices()
-    chunks = math.ceil(len(todo) / chunk_cells)
-    width = math.ceil(len(todo) / chunks / len(devices)) * len(devices)
-    mesh = Mesh(np.array(devices), ("cells",))
     shared = _shared_leaves([cells[i] for i in todo])
     structure = jax.tree.structure(cells[todo[0]])
+    lanes = min(_lanes(cells[todo[0]]), math.ceil(len(todo) / len(devices)))
+    block = lanes * len(devices)
+    chunks = math.ceil(len(todo) / max(chunk_cells, block))
+    width = math.ceil(len(todo) / chunks / block) * block
+    mesh = Mesh(np.array(devices), ("cells",))
     specs = [PartitionSpec() if s else PartitionSpec("cells") for s in shared]
 
     def program(leaves: list[jax.Array]) -> dict[str, jax.Array]:
         traces[g.signature] += 1
-        each = jax.vmap(
-            lambda *x: jax.tree.unflatten(structure, x).execute(),
-            in_axes=tuple(None if s else 0 for s in shared),
-        )
+
+        def on_device(*x: jax.Array) -> dict[str, jax.Array]:
+            def one(varying: list[jax.Array]) -> dict[str, jax.Array]:
+                rest = iter(varying)
+                every = [y if s else next(rest) for y, s in zip(x, shared, strict=True)]
+                return jax.tree.unflatten(structure, every).execute()
+
+            varying = [y for y, s in zip(x, shared, strict=True) if not s]
+            return jax.lax.map(one, varying, batch_size=lanes)
+
         sharded = jax.shard_map(
-            each, mesh=mesh, in_specs=tuple(specs), out_specs=PartitionSpec("cells"), check_vma=False
+            on_device,
+            mesh=mesh,
+            in_specs=tuple(specs),
+            out_specs=PartitionSpec("cells"),
+            check_vma=False,
         )
         return sharded(*leaves)
 
@@ -263,6 +275,16 @@ def _shared_leaves(cells: Sequence[Cell]) -> list[bool]:
         len(cells) > 1 and np.ndim(column[0]) > 0 and all(x is column[0] for x in column)
         for column in columns
     ]
+
+
+def _lanes(cell: Cell) -> int:
+    """How many cells a device vectorises at once: enough to hide the overhead of an operation, few enough
+    that their arrays stay in the fastest cache (measured in results/benchmarks.md). The blocks of a
+    chunk run one after another inside the program."""
+    if jax.default_backend() != "cpu":
+        return 1024
+    largest = max(np.size(x) for x in jax.tree.leaves(cell))
+    return int(np.clip(4096 // largest, 8, 64))
 
 
 def _array(leaf: PyTree) -> np.ndarray:

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml.random import standard_normal
+from jaxmaml.trigonometry import cos, sin
 from jaxmaml.types import Scalar
 
 
@@ -55,8 +56,8 @@ class Noise:
             value += jnp.vdot(batch.xi[0], w)
         if batch.cosine is not None:
             angle = self.nu * w
-            value += jnp.vdot(batch.cosine[0], jnp.cos(angle))
-            value += jnp.vdot(batch.sine[0], jnp.sin(angle))
+            value += jnp.vdot(batch.cosine[0], cos(angle))
+            value += jnp.vdot(batch.sine[0], sin(angle))
         return value
 
     def sample(self, key: jax.Array, dim: int, sizes: jax.Array) -> NoiseBatch:

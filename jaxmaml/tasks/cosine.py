@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml.tasks._noise import NOISELESS, Noise, NoiseBatch, make_noise
+from jaxmaml.trigonometry import cos
 from jaxmaml.types import Constants, Infimum, Scalar
 
 
@@ -49,7 +50,7 @@ class Cosine:
 
     def loss(self, w: jax.Array, task: CosineTasks, batch: NoiseBatch) -> jax.Array:
         quadratic = 0.5 * self.mu * jnp.sum(jnp.square(w - task.centers))
-        wave = self.a * jnp.sum(jnp.cos(self.omega * w + task.phases))
+        wave = self.a * jnp.sum(cos(self.omega * w + task.phases))
         return quadratic + wave + self.noise.loss(w, batch)
 
     def full(self, task: CosineTasks) -> NoiseBatch:
