@@ -73,6 +73,12 @@ def within(
     )
 
 
+def untested(claim: str, part: str, statement: str, place: str, reason: str) -> LedgerRow:
+    """A claim that these numbers say nothing about, with the reason."""
+    nan = float("nan")
+    return LedgerRow(claim, part, statement, place, nan, nan, nan, nan, nan, "not tested", reason)
+
+
 def _interval(measured: Interval | float) -> Interval:
     if isinstance(measured, Interval):
         return measured

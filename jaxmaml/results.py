@@ -43,8 +43,8 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
 
 
 def write_table(path: pathlib.Path, table: pd.DataFrame) -> None:
-    """A small table as CSV with 8 significant digits."""
-    write_atomically(path, table.to_csv(index=False, float_format="%.8g").encode())
+    """A small table as CSV with 12 significant digits."""
+    write_atomically(path, table.to_csv(index=False, float_format="%.12g").encode())
 
 
 # Chunks: <hash>.parquet holds the rows, <hash>.json the manifest, written last, with the sum of the rows.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmaml import estimators, objective, tree
+from jaxmaml import estimators, objective, step_size, tree
 from jaxmaml.checks import check_nonnegative, check_positive, check_step_count
 from jaxmaml.meta_gradient import meta_gradient
 from jaxmaml.step_size import scale_by_theorem_step
@@ -120,7 +120,8 @@ class Run:
     def execute(self) -> dict[str, jax.Array]:
         """Metrics at the recorded steps k, shape (R,), and when the run diverged.
 
-        step = k, grad_norm = ||grad F(w_k)||, objective = F(w_k), smoothness = L(w_k), all exact;
+        step = k, grad_norm = ||grad F(w_k)||, objective = F(w_k), smoothness = L(w_k),
+        spread = (E_i ||grad f_i(w_k) - grad f(w_k)||^2)^{1/2}, the sigma at w_k, all exact;
         direction_norm = ||G_{k-1}|| and step_size = beta_{k-1} (nan at 0), step_sum = sum_{j<k} beta_j;
         diverged_at, shape (): the first k at which w_k is not finite, or -1.
         """
@@ -171,12 +172,15 @@ class Run:
         )
 
     def _metrics(self, state: "_State") -> dict[str, jax.Array]:
+        gradients = objective.task_gradients(self.family, state.w)
+        centred = gradients - jnp.mean(gradients, axis=0)
         return {
             "grad_norm": tree.norm(objective.grad_F(self.family, state.w, self.alpha)),
             "objective": objective.F(self.family, state.w, self.alpha),
-            "smoothness": objective.smoothness(
-                self.family, state.w, self.alpha, self.L, self.rho
+            "smoothness": step_size.smoothness(
+                self.L, self.rho, self.alpha, jax.vmap(tree.norm)(gradients)
             ),
+            "spread": jnp.sqrt(jnp.mean(jnp.sum(jnp.square(centred), axis=1))),
             "direction_norm": state.direction_norm,
             "step_size": state.step_size,
             "step_sum": state.step_sum,

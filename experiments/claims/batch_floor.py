@@ -120,7 +120,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
                 note=f"largest distance in standard errors over B and D_o; intervals within {width:.2g}",
             )
         )
-        worst = one.loc[(np.sqrt(one.high) / one.floor_summary).idxmax()]
+        worst = one.iloc[int(np.argmax((one.high / one.floor_summary**2).to_numpy()))]
         tight = float((one.floor / np.sqrt(one.high)).min())
         rows.append(
             at_most(

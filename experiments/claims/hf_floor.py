@@ -18,7 +18,7 @@ from jaxmaml import results, tasks, theory
 from jaxmaml.estimators.hf_maml import ArcDelta, float_optimal_delta, theorem_delta
 from jaxmaml.results import LedgerRow
 from jaxmaml.run import Run, log_steps
-from jaxmaml.tasks.cosine import Cosine
+from jaxmaml.tasks.cosine import Cosine, first_zero
 from jaxmaml.theory import limit_points
 from jaxmaml.types import BatchSizes
 
@@ -89,21 +89,20 @@ def grid(scale: str) -> list[tuple[dict[str, object], Run]]:
 def hf_root(family: Cosine, alpha: float, arc: float) -> float:
     """Where exact HF-MAML from 0 ends in one dimension: the first zero of its direction downhill."""
 
-    def direction(x: float) -> float:
-        w = np.array([x])
-        g = family.task_gradients(family.adapted(w, alpha))
-        error = family.difference_error(w, g, arc / np.abs(g))
-        return float(np.mean((1 - alpha * family.task_hessians(w)) * g - alpha * error))
+    def direction(x: np.ndarray) -> np.ndarray:
+        c, phi = (np.asarray(y)[:, 0] for y in family.tasks)
+        mu, a, omega = float(family.mu), float(family.a), float(family.omega)
+        w = x[:, None]
 
-    sign = np.sign(direction(0.0))
-    stride, x = 1e-3, 0.0
-    while sign * direction(x - sign * stride) > 0:
-        x -= sign * stride
-    low, high = sorted((x, x - sign * stride))
-    for _ in range(80):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if direction(middle) > 0 else (middle, high)
-    return 0.5 * (low + high)
+        def gradient(y: np.ndarray) -> np.ndarray:
+            return mu * (y - c) - a * omega * np.sin(omega * y + phi)
+
+        g = gradient(w - alpha * gradient(w))
+        # delta |g| = arc: the difference is a secant over [w - arc, w + arc], whatever g.
+        secant = (gradient(w + arc) - gradient(w - arc)) / (2 * arc)
+        return np.mean((1 - alpha * secant) * g, axis=1)
+
+    return first_zero(direction, 0.0, 1e-3)
 
 
 def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:

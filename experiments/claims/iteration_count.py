@@ -7,12 +7,14 @@ ln(range) / (1 - c/2) below the line, so that neither the order nor much of the 
 nonconvex family and on real handwritten digits the line is an upper one.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import plotting
-from experiments.judging import at_most, within
+from experiments.judging import at_most, untested, within
 from jaxmaml import results, tasks, theory
 from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.results import LedgerRow
@@ -22,9 +24,9 @@ from jaxmaml.types import BatchSizes, Family
 
 TITLE = "iteration count against epsilon, exact gradients: (a'), (c) and digits"
 # The largest rate that each theorem allows: 1/6, 1/10, 1/6 over L.
-DECADES = {"smoke": 2.0, "default": 4.0, "full": 5.0}
+DECADES = {"smoke": 3.0, "default": 4.0, "full": 5.0}
 STEPS = {
-    "log_spectrum": {"smoke": 30_000, "default": 2_000_000, "full": 20_000_000},
+    "log_spectrum": {"smoke": 200_000, "default": 2_000_000, "full": 20_000_000},
     "cosine": {"smoke": 8_000, "default": 20_000, "full": 200_000},
     "digits": {"smoke": 300, "default": 10_000, "full": 100_000},
 }
@@ -83,6 +85,9 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     for (name, estimator), part in rows.groupby(["family", "estimator"], sort=False):
         family, theorem = families[name], theory.theorems()[estimator]
         constants = family.constants()
+        if constants.kind("sigma") == "upper bound":
+            # Assumption 4 is needed at the iterates only, and there sigma is known exactly.
+            constants = replace(constants, sigma=float(part.spread.max()))
         alpha = float(part.alpha.iloc[0])
         gap = float(part.objective.iloc[0]) - family.infimum(alpha).value
         best = np.minimum.accumulate(part.grad_norm.to_numpy())
@@ -136,17 +141,25 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         ratio = new.step / new.line
         # A descent method must never raise F (up to rounding), and must get somewhere.
         rises = np.diff(part.objective) > 1e-12 * np.abs(part.objective.iloc[0])
+        about = (
+            "E27" if name == "digits" else "E12",
+            f"iterations of {plotting.label(estimator)} on {name}",
+            "N(eps) <= Delta (4L + 2 rho alpha (C3 sigma + C1 eps)) / (c P(eps)), exact gradients",
+            f"{plotting.label(estimator)} theorem, as summarised; constant derived",
+        )
+        if len(new) == 0:
+            low = part.epsilon.max()
+            reason = f"||grad F|| <= {low:.3g} from the start, below the floor of the line"
+            rows.append(untested(*about, reason))
+            continue
         rows.append(
             at_most(
-                "E27" if name == "digits" else "E12",
-                f"iterations of {plotting.label(estimator)} on {name}",
-                "N(eps) <= Delta (4L + 2 rho alpha (C3 sigma + C1 eps)) / (c (1 - c/2) eps^2), exact gradients",
-                f"{plotting.label(estimator)} theorem, as summarised; constant derived",
+                *about,
                 float(ratio.max()),
                 1.0,
-                also=not rises.any() and (part.diverged_at < 0).all() and len(new) > 10,
+                also=bool(not rises.any() and (part.diverged_at < 0).all()),
                 sharp=name == "log_spectrum",
-                note=f"largest measured / line over {new.epsilon.max():.3g} >= eps >= {new.epsilon.min():.3g}",
+                note=f"largest measured / line, {new.epsilon.max():.3g} >= eps >= {new.epsilon.min():.3g}",
             )
         )
     spectrum = table[table.family == "log_spectrum"]

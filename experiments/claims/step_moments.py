@@ -84,7 +84,7 @@ class _Moments:
 
 
 def _family() -> Cosine:
-    return tasks.make("cosine", n=40, d=5, spread=12.0, tau=40.0, beta0=1.0, nu=2.0, seed=7)
+    return tasks.make("cosine", n=40, d=1, spread=36.0, tau=20.0, beta0=1.0, nu=2.0, seed=7)
 
 
 def _problem() -> tuple[Cosine, float, np.ndarray]:

@@ -16,6 +16,7 @@ The mean of D samples has the law of one sample with variances divided by D: a b
 cost does not grow with D, and D may be traced. D = inf gives no noise.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -95,6 +96,7 @@ def make_noise(tau: float = 0.0, beta0: float = 0.0, nu: float = 1.0) -> Noise:
     return Noise(tau or None, beta0 or None, nu if beta0 else None)
 
 
+@functools.cache
 def mean_max_square(dim: int) -> float:
     """E[max_j Z_j^2] of d independent standard normals, = int_0^inf 1 - P(|Z| <= x)^d d(x^2)."""
     x = np.linspace(0.0, 12.0, 24001)

@@ -12,6 +12,7 @@ z = exp(i phi), a ring for centred and a bar for mean values, P_j = E[c. z.], Q_
 attained, since the coordinates are free. Derivations in docs/theory.md.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -149,25 +150,13 @@ class Cosine:
         for j in range(self.dim):
             c, phi = self._task_arrays(j)
 
-            def slope(x: float, c: np.ndarray = c, phi: np.ndarray = phi) -> float:
-                def gradient(y: np.ndarray | float) -> np.ndarray:
-                    return mu * (y - c) - a * omega * np.sin(omega * y + phi)
+            def slope(x: np.ndarray, c: np.ndarray = c, phi: np.ndarray = phi) -> np.ndarray:
+                x = x[:, None]
+                inner = mu * (x - c) - a * omega * np.sin(omega * x + phi)
+                y = x - alpha * inner
+                return np.mean(mu * (y - c) - a * omega * np.sin(omega * y + phi), axis=1)
 
-                return float(np.mean(gradient(x - alpha * gradient(x))))
-
-            x = float(w0[j])
-            sign = np.sign(slope(x))
-            stride = 1e-3 / omega
-            while sign != 0 and sign * slope(x - sign * stride) > 0:
-                x -= sign * stride
-            low, high = sorted((x, x - sign * stride))
-            for _ in range(80):
-                middle = 0.5 * (low + high)
-                if slope(middle) > 0:
-                    high = middle
-                else:
-                    low = middle
-            limit[j] = 0.5 * (low + high)
+            limit[j] = first_zero(slope, float(w0[j]), 1e-3 / omega)
         return limit
 
     def fo_floor(self, w: np.ndarray, alpha: float) -> float:
@@ -202,6 +191,30 @@ class Cosine:
         if self.noise.beta0 is not None:
             raise ValueError(f"beta0 = {self.noise.beta0!r}; this closed form holds for beta0 = 0")
         return 0.0 if self.noise.tau is None else float(self.noise.tau)
+
+
+def first_zero(slope: Callable[[np.ndarray], np.ndarray], start: float, stride: float) -> float:
+    """The first zero of a scalar function downhill of `start`, to rounding: where x' = -slope(x) ends.
+
+    Zeros that lie closer together than `stride` may be missed.
+    """
+    sign = np.sign(slope(np.array([start]))[0])
+    if sign == 0:
+        return start
+    while True:
+        grid = start - sign * stride * np.arange(2049)
+        crossed = np.flatnonzero(sign * slope(grid) <= 0)
+        if crossed.size:
+            break
+        start = float(grid[-1])
+    near, far = (float(grid[crossed[0] - j]) for j in (1, 0))
+    for _ in range(80):
+        middle = 0.5 * (near + far)
+        if sign * slope(np.array([middle]))[0] > 0:
+            near = middle
+        else:
+            far = middle
+    return 0.5 * (near + far)
 
 
 def _largest(linear: complex, double: complex) -> float:
