@@ -1,13 +1,16 @@
 """One style for all figures: a colour-blind safe colour and a marker a method, the same everywhere."""
 
 import contextlib
+import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito's palette.
 COLORS = {
@@ -27,7 +30,7 @@ OTHER = ("#56B4E9", "#E69F00", "#F0E442", "#000000")
 THEORY = {"derived": "--", "as summarised": ":", "exact": "-."}
 """line style of each kind of theory line."""
 
-WIDTH, HEIGHT = 3.3, 2.6
+WIDTH, HEIGHT = 2.9, 3.0
 """inches, of one panel: a column of a paper."""
 
 
@@ -77,10 +80,38 @@ def panels(columns: int, rows: int = 1, *, width: float = WIDTH) -> tuple[Figure
     return figure, list(axes.flat)
 
 
+def ordered(estimators: Iterable[object]) -> list[str]:
+    """Names in the order of COLORS, others behind."""
+    names = [str(e) for e in estimators]
+    return sorted(dict.fromkeys(names), key=lambda e: (list(COLORS) + names).index(e))
+
+
+def finish(figure: Figure, title: str, columns: int = 3) -> Figure:
+    """Title, one legend for all panels below them, and axes in decades without labels between."""
+    handles: dict[str, Artist] = {}
+    for axis in figure.axes:
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, handle)
+        for which in (axis.xaxis, axis.yaxis):
+            if which.get_scale() == "log":
+                low, high = sorted(which.get_view_interval())
+                if high / low >= 10:
+                    which.set_minor_formatter(NullFormatter())
+                else:
+                    which.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                    which.set_major_formatter(LogFormatter())
+                    which.set_minor_formatter(NullFormatter())
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
 def save(figure: Figure, files: Sequence[pathlib.Path]) -> None:
     """Writes the figure without dates, so that equal figures are equal files."""
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Subsetting fonts remarks on their dates.
+        logging.getLogger("fontTools").setLevel(logging.ERROR)
         key = "CreationDate" if path.suffix == ".pdf" else "Date"
         figure.savefig(path, metadata={key: None})
     plt.close(figure)

@@ -17,6 +17,7 @@ __all__ = [
     "Constants",
     "Episode",
     "TheoremStepState",
+    "__version__",
     "adapt",
     "float_optimal_delta",
     "fo_maml",
@@ -29,5 +30,4 @@ __all__ = [
     "tasks",
     "theorem_delta",
     "theory",
-    "__version__",
 ]

@@ -115,7 +115,9 @@ class Run:
                 raise ValueError(f"{name} = {size!r}; allowed: None (exact), or >= 1{limit}")
         increasing = all(a < b for a, b in zip(self.record, self.record[1:], strict=False))
         if len(self.record) < 2 or self.record[0] != 0 or not increasing:
-            raise ValueError(f"record = {self.record!r}; allowed: increasing steps that begin with 0")
+            raise ValueError(
+                f"record = {self.record!r}; allowed: increasing steps that begin with 0"
+            )
 
     def execute(self) -> dict[str, jax.Array]:
         """Metrics at the recorded steps k, shape (R,), and when the run diverged.

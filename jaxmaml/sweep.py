@@ -234,9 +234,7 @@ def _run_group(
         arrays = {name: np.asarray(x) for name, x in compiled(leaves).items()}
         run_s = time.perf_counter() - started
         keys = [report.keys[i] for i in some]
-        rows = pd.concat(
-            [_rows(key, arrays, j) for j, key in enumerate(keys)], ignore_index=True
-        )
+        rows = pd.concat([_rows(key, arrays, j) for j, key in enumerate(keys)], ignore_index=True)
         steps = sum(cells[i].cost for i in some)
         manifest = {
             "signature": g.signature,
@@ -258,7 +256,9 @@ def describe(cell: Cell) -> dict[str, Any]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(cell):
         x = _array(leaf)
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        described[name] = x.item() if x.ndim == 0 else f"{list(x.shape)} {results.digest(x.tobytes())[:12]}"
+        described[name] = (
+            x.item() if x.ndim == 0 else f"{list(x.shape)} {results.digest(x.tobytes())[:12]}"
+        )
     return described
 
 

@@ -11,7 +11,11 @@ import jax
 import jax.numpy as jnp
 
 # pi in three parts; the first two have 33 bits, so that k times them is exact for |k| < 2^20.
-_PI = (2 * 1.57079632673412561417e00, 2 * 6.07710050630396597660e-11, 2 * 2.02226624879595063154e-21)
+_PI = (
+    2 * 1.57079632673412561417e00,
+    2 * 6.07710050630396597660e-11,
+    2 * 2.02226624879595063154e-21,
+)
 _TERMS = 11
 _COS = [(-1) ** j / math.factorial(2 * j) for j in range(_TERMS)]
 _SIN = [(-1) ** j / math.factorial(2 * j + 1) for j in range(_TERMS)]

@@ -89,12 +89,14 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
             "floor": theorem.floor(constants, alpha, sizes),
             "floor_summary": theorem.floor_summary(constants, alpha, sizes),
         }
-        values = [(k, results.interval(v), e) for k, v, e in zip(steps, squares.to_numpy(), exact, strict=True)]
-        values.append(
-            (-1, results.interval(squares[late].mean(axis=0)), exact[late].mean())
-        )
+        values = [
+            (k, results.interval(v), e)
+            for k, v, e in zip(steps, squares.to_numpy(), exact, strict=True)
+        ]
+        values.append((-1, results.interval(squares[late].mean(axis=0)), exact[late].mean()))
         table += [
-            shared | {"step": k, "square": i.mean, "low": i.low, "high": i.high, "exact": e, "seeds": i.n}
+            shared
+            | {"step": k, "square": i.mean, "low": i.low, "high": i.high, "exact": e, "seeds": i.n}
             for k, i, e in values
         ]
     return pd.DataFrame(table)
@@ -155,7 +157,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
 def figure(table: pd.DataFrame) -> Figure:
     drawing, axes = plotting.panels(2)
     curves = table[(table.step > 0) & (table.D_o == 4.0) & (table.B == 20)]
-    for estimator, part in curves.groupby("estimator", sort=False):
+    for estimator in plotting.ordered(curves.estimator):
+        part = curves[curves.estimator == estimator]
         axes[0].loglog(
             part.step,
             np.sqrt(part.square),
@@ -164,13 +167,16 @@ def figure(table: pd.DataFrame) -> Figure:
             color=plotting.color(estimator),
             label=plotting.label(estimator),
         )
-        axes[0].loglog(part.step, np.sqrt(part.exact), "-.", linewidth=0.9, color=plotting.color(estimator))
+        axes[0].loglog(
+            part.step, np.sqrt(part.exact), "-.", linewidth=0.9, color=plotting.color(estimator)
+        )
     axes[0].plot([], [], "-.", color="k", label="exact line")
     axes[0].set_xlabel("outer step $k$ [1]")
     axes[0].set_ylabel(r"$(E\|\nabla F(w_k)\|^2)^{1/2}$ [$\varphi/u$]")
     axes[0].set_title("$B=20$")
     late = table[(table.step == -1) & (table.D_o == 4.0)]
-    for estimator, part in late.groupby("estimator", sort=False):
+    for estimator in plotting.ordered(late.estimator):
+        part = late[late.estimator == estimator]
         middle = np.sqrt(part.square)
         axes[1].errorbar(
             part.B,
@@ -187,7 +193,6 @@ def figure(table: pd.DataFrame) -> Figure:
     axes[1].loglog(one.B, one.floor_summary, ":", color="k", label="MAML floor, as summarised")
     axes[1].set_xlabel("tasks $B$ [1]")
     axes[1].set_title("stationary")
-    for axis in axes:
-        axis.legend(fontsize=6.3)
-    drawing.suptitle("Quadratics with a shared Hessian: the stochastic floor, exactly", fontsize=9)
-    return drawing
+    return plotting.finish(
+        drawing, "Quadratics with a shared Hessian: the stochastic floor, exactly"
+    )

@@ -188,17 +188,29 @@ def figure(table: pd.DataFrame) -> Figure:
     drawing, axes = plotting.panels(2)
     shades = {"float64": plotting.color("hf_maml"), "float32": plotting.OTHER[1]}
     for axis, (name, title) in zip(
-        axes, {"cosine": "smooth task of family (c)", "kink": r"$f=\rho|x|^3/6$ at 0"}.items(), strict=True
+        axes,
+        {"cosine": "smooth task of family (c)", "kink": r"$f=\rho|x|^3/6$ at 0"}.items(),
+        strict=True,
     ):
         part = table[table.function == name]
         for precision, shade in shades.items():
             one = part[part.precision == precision]
             axis.loglog(one.arc, one.error, ".", color=shade, label=f"measured, {precision}")
         wide = part[part.precision == "float64"]
-        axis.loglog(wide.arc, wide.truncation, "--", color="k", label=r"$\frac{1}{2}\rho\|\delta v\|$, derived")
+        axis.loglog(
+            wide.arc,
+            wide.truncation,
+            "--",
+            color="k",
+            label=r"$\frac{1}{2}\rho\|\delta v\|$, derived",
+        )
         if name == "cosine":
             axis.loglog(
-                wide.arc, wide.truncation_smooth, "-.", color="0.4", label=r"$\frac{1}{6}\zeta\|\delta v\|^2$, derived"
+                wide.arc,
+                wide.truncation_smooth,
+                "-.",
+                color="0.4",
+                label=r"$\frac{1}{6}\zeta\|\delta v\|^2$, derived",
             )
             axis.axvline(wide.theorem_arc.iloc[0], color="0.6", linewidth=0.8)
             axis.text(
@@ -214,6 +226,4 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.set_title(title)
         axis.set_xlabel(r"step $\|\delta v\|$ [$u$]")
     axes[0].set_ylabel(r"$\|d-Hv\|\,/\,\|v\|$ [$\varphi/u^2$]")
-    axes[0].legend(loc="upper left", fontsize=6.3)
-    drawing.suptitle("Central differences: truncation against rounding", fontsize=9)
-    return drawing
+    return plotting.finish(drawing, "Central differences: truncation against rounding")

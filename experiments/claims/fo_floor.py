@@ -42,7 +42,13 @@ def _families() -> dict[str, tuple[Family, float]]:
 
 
 def _cells(
-    scale: str, name: str, family: Family, start: float, estimator: str, inverse: float, **labels: float
+    scale: str,
+    name: str,
+    family: Family,
+    start: float,
+    estimator: str,
+    inverse: float,
+    **labels: float,
 ) -> tuple[dict[str, object], Run]:
     constants = family.constants()
     alpha = 1 / (inverse * constants.L)
@@ -207,7 +213,9 @@ def figure(table: pd.DataFrame) -> Figure:
         fo, maml = (part[part.estimator == e] for e in ("fo_maml", "maml"))
         axis.loglog(fo.alpha, fo.bound_summary, ":", color="k", label="FO theorem, as summarised")
         axis.loglog(fo.alpha, fo.bound, "--", color="k", label="limit-point bound, derived")
-        axis.loglog(fo.alpha, fo.predicted, "-.", color="0.4", label=r"$\alpha\|$Cov$(H,g)\|$, exact")
+        axis.loglog(
+            fo.alpha, fo.predicted, "-.", color="0.4", label=r"$\alpha\|$Cov$(H,g)\|$, exact"
+        )
         for estimator, rows in (("fo_maml", fo), ("maml", maml)):
             axis.loglog(
                 rows.alpha,
@@ -219,8 +227,6 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.set_title(title)
         axis.set_xlabel(r"inner rate $\alpha$ [$u^2/\varphi$]")
     axes[0].set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")
-    axes[0].legend(loc="center left", bbox_to_anchor=(0.0, 0.45))
-    drawing.suptitle("Exact gradients, all tasks: FO-MAML stalls at a floor linear in alpha", fontsize=9)
-    return drawing
-
-
+    return plotting.finish(
+        drawing, "Exact gradients, all tasks: FO-MAML stalls at a floor linear in alpha"
+    )

@@ -274,12 +274,16 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.set_title(title)
         axis.set_xlabel(r"$\alpha L$ [1]")
     axes[0].set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")
-    axes[1].legend(loc="center right", bbox_to_anchor=(1.0, 0.42), fontsize=6.3)
     part = table[(table.rule == "repaired")].sort_values("eta")
     for name, marker in (("cosine", "^"), ("two_cosines", "D")):
         one = part[part.family == name]
         axes[2].loglog(
-            one.eta, one.grad_norm, marker, color=hf, markerfacecolor="none", label=f"HF-MAML, {name}"
+            one.eta,
+            one.grad_norm,
+            marker,
+            color=hf,
+            markerfacecolor="none",
+            label=f"HF-MAML, {name}",
         )
     one = part[part.family == "cosine"]
     smallest = one.iloc[0]
@@ -291,9 +295,16 @@ def figure(table: pd.DataFrame) -> Figure:
         label=r"$\propto\eta^2$, derived",
     )
     axes[2].axvline(1 / THEOREM, color="0.6", linewidth=0.8)
-    axes[2].text(1 / THEOREM, smallest.grad_norm, r"theorem: $\eta=\frac{1}{6}$", rotation=90, ha="right", fontsize=6.5)
+    axes[2].text(
+        1 / THEOREM,
+        smallest.grad_norm,
+        r"theorem: $\eta=\frac{1}{6}$",
+        rotation=90,
+        ha="right",
+        fontsize=6.5,
+    )
     axes[2].set_title(rf"step $\delta=\eta/(\rho\alpha\|g\|)$, $\alpha L=1/{FIXED_LAMBDA}$")
     axes[2].set_xlabel(r"$\eta$ [1]")
-    axes[2].legend(loc="upper left", fontsize=6.3)
-    drawing.suptitle("Exact gradients, all tasks: HF-MAML with the theorem's step stalls as well", fontsize=9)
-    return drawing
+    return plotting.finish(
+        drawing, "Exact gradients, all tasks: HF-MAML with the theorem's step stalls as well"
+    )

@@ -198,7 +198,7 @@ def _jacobian(function: object, w: np.ndarray, h: float = 1e-6) -> np.ndarray:
 def judge(table: pd.DataFrame) -> list[LedgerRow]:
     rows = []
     for estimator, part in table.groupby("estimator", sort=False):
-        name = plotting.label(str(estimator))
+        name = plotting.label(estimator)
         ok = bool(part.conditions_hold.all()) and int(part.diverged.max()) == 0
         worst = part.iloc[int(np.argmax((part.high / part.line).to_numpy()))]
         rows.append(
@@ -208,7 +208,10 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
                 "(1/K) sum_{k<K} E||grad F(w_k)|| <= epsilon(K)",
                 f"{name} theorem, as summarised; constants derived",
                 results.Interval(
-                    worst.running_mean / worst.line, worst.low / worst.line, worst.high / worst.line, 1
+                    worst.running_mean / worst.line,
+                    worst.low / worst.line,
+                    worst.high / worst.line,
+                    1,
                 ),
                 1.0,
                 also=ok,
@@ -248,25 +251,35 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
 
 def figure(table: pd.DataFrame) -> Figure:
     drawing, axes = plotting.panels(3)
-    for axis, (estimator, part) in zip(axes, table.groupby("estimator", sort=False), strict=True):
-        shade = plotting.color(str(estimator))
+    for axis, estimator in zip(axes, plotting.ordered(table.estimator), strict=True):
+        part = table[table.estimator == estimator]
+        shade = plotting.color(estimator)
         axis.loglog(part.step, part.line, "--", color="k", label=r"$\varepsilon(K)$, derived")
-        axis.axhline(part.floor_summary.iloc[0], linestyle=":", color="k", label="floor, as summarised")
-        axis.axhline(part.floor.iloc[0], linestyle="--", color="0.6", label=r"floor $\varepsilon(\infty)$, derived")
-        axis.loglog(part.step, part.running_mean, color=shade, label="running mean, measured")
-        axis.fill_between(part.step, part.low, part.high, color=shade, alpha=0.25, linewidth=0)
+        axis.axhline(
+            part.floor_summary.iloc[0], linestyle=":", color="k", label="floor, as summarised"
+        )
+        axis.axhline(
+            part.floor.iloc[0],
+            linestyle="--",
+            color="0.6",
+            label=r"floor $\varepsilon(\infty)$, derived",
+        )
+        axis.loglog(part.step, part.running_mean, color="k", label="running mean, measured")
+        axis.fill_between(part.step, part.low, part.high, color="k", alpha=0.25, linewidth=0)
         axis.loglog(
             part.step,
             part.grad_norm,
-            plotting.MARKERS[str(estimator)],
+            plotting.MARKERS[estimator],
             color=shade,
             markersize=2,
-            label=r"$E\|\nabla F(w_K)\|$, measured",
+            label=rf"$E\|\nabla F(w_K)\|$, {plotting.label(estimator)}",
         )
-        axis.axhline(part.predicted.iloc[0], linestyle="-.", color="0.4", label="linearised level, derived")
-        axis.set_title(plotting.label(str(estimator)))
+        axis.axhline(
+            part.predicted.iloc[0], linestyle="-.", color="0.4", label="linearised level, derived"
+        )
+        axis.set_title(plotting.label(estimator))
         axis.set_xlabel("outer steps $K$ [1]")
     axes[0].set_ylabel(r"$\|\nabla F\|$ [$\varphi/u$]")
-    axes[0].legend(loc="lower left", fontsize=6)
-    drawing.suptitle("Noisy runs on the nonconvex family (c): measured means against theory", fontsize=9)
-    return drawing
+    return plotting.finish(
+        drawing, "Noisy runs on the nonconvex family (c): measured means against theory"
+    )

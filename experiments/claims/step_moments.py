@@ -29,7 +29,11 @@ LAMBDA = 1 / 6
 BLOCK = 1000
 DRAWS = {"smoke": 20, "default": 200, "full": 1000}
 """blocks of 1000 draws."""
-FACTORS = {"smoke": (0.1, 1.0, 4.0), "default": (0.1, 0.3, 1.0, 4.0), "full": (0.1, 0.3, 1.0, 4.0, 16.0)}
+FACTORS = {
+    "smoke": (0.1, 1.0, 4.0),
+    "default": (0.1, 0.3, 1.0, 4.0),
+    "full": (0.1, 0.3, 1.0, 4.0, 16.0),
+}
 """B' and D_beta as multiples of the conditions."""
 POINTS = 4
 Z = 5.0
@@ -80,7 +84,9 @@ class _Moments:
         error = jnp.sqrt((square - mean**2) / (self.blocks * BLOCK))
         names = ("smoothness", "first", "second")
         named = {name: mean[j] for j, name in enumerate(names)}
-        return named | {f"{name}_error": error[j] for j, name in enumerate(names)} | {"exact": exact}
+        return (
+            named | {f"{name}_error": error[j] for j, name in enumerate(names)} | {"exact": exact}
+        )
 
 
 def _family() -> Cosine:
@@ -92,7 +98,9 @@ def _problem() -> tuple[Cosine, float, np.ndarray]:
     alpha = LAMBDA / family.constants().L
     rng = np.random.default_rng(11)
     center = np.asarray(family.tasks.centers).mean(axis=0)
-    points = center + np.logspace(-1, 2, POINTS)[:, None] * rng.standard_normal((POINTS, family.dim))
+    points = center + np.logspace(-1, 2, POINTS)[:, None] * rng.standard_normal(
+        (POINTS, family.dim)
+    )
     return family, alpha, points
 
 
@@ -226,12 +234,13 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.set_xscale("log")
         axis.set_xlabel("$B'$, $D_\\beta$ over their conditions [1]")
     axes[0].axhline(0.8, linestyle=":", color="k", label="0.8, as summarised")
-    axes[0].axhline(step_moments.first_moment_upper(), linestyle="--", color="k", label="1.225, derived")
+    axes[0].axhline(
+        step_moments.first_moment_upper(), linestyle="--", color="k", label="1.225, derived"
+    )
     axes[1].axhline(3.125, linestyle=":", color="k", label="3.125, as summarised")
-    axes[1].axhline(step_moments.second_moment_upper(), linestyle="--", color="k", label="1.855, derived")
+    axes[1].axhline(
+        step_moments.second_moment_upper(), linestyle="--", color="k", label="1.855, derived"
+    )
     axes[0].set_ylabel(r"$L(w)\,E[1/\tilde L(w)]$ [1]")
     axes[1].set_ylabel(r"$L(w)^2\,E[1/\tilde L(w)^2]$ [1]")
-    for axis in axes:
-        axis.legend(fontsize=6.3)
-    drawing.suptitle(f"Stochastic step size ({Z:g} standard errors)", fontsize=9)
-    return drawing
+    return plotting.finish(drawing, f"Stochastic step size ({Z:g} standard errors)")

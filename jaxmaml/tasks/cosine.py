@@ -177,7 +177,9 @@ class Cosine:
             p = np.mean(c[:, j] * z[:, j])
             q = np.mean(z[:, j] ** 2)
             linear, double = 2 * mu * a * omega * p, 0.5 * (a * omega) ** 2 * q
-            constant = mu**2 * c[:, j].var() + 0.5 * (a * omega) ** 2 * np.mean(np.abs(z[:, j]) ** 2)
+            constant = mu**2 * c[:, j].var() + 0.5 * (a * omega) ** 2 * np.mean(
+                np.abs(z[:, j]) ** 2
+            )
             total += constant + _largest(linear, double)
         return float(np.sqrt(total))
 

@@ -37,7 +37,9 @@ def make(
     rng = np.random.default_rng(seed)
     x, y = [], []
     for j in rng.permutation(len(PAIRS))[:tasks]:
-        chosen = [rng.permutation(np.flatnonzero(classes == digit))[: pool // 2] for digit in PAIRS[j]]
+        chosen = [
+            rng.permutation(np.flatnonzero(classes == digit))[: pool // 2] for digit in PAIRS[j]
+        ]
         x.append(images[np.concatenate(chosen)])
         low = 0.0 if loss == "softmax" else -1.0
         y.append(np.repeat([low, 1.0], pool // 2))

@@ -32,7 +32,9 @@ class PointLoss(NamedTuple):
 
 def _cross_entropy(z: jax.Array, y: jax.Array, s: Scalar) -> jax.Array:
     del s
-    return jax.nn.logsumexp(z, axis=-1) - jnp.take_along_axis(z, y.astype(int)[..., None], -1)[..., 0]
+    return (
+        jax.nn.logsumexp(z, axis=-1) - jnp.take_along_axis(z, y.astype(int)[..., None], -1)[..., 0]
+    )
 
 
 LOSSES = {

@@ -141,9 +141,17 @@ class Theorem:
         """The summarised conditions, and those of the step-size lemma, which the theorems omit."""
         check_alpha(alpha)
         tasks, samples = step_moments.step_batch_conditions(constants, alpha)
-        actual = [math.inf if x is None else float(x) for x in (sizes.B, sizes.D_h, sizes.B_prime, sizes.D_beta)]
+        actual = [
+            math.inf if x is None else float(x)
+            for x in (sizes.B, sizes.D_h, sizes.B_prime, sizes.D_beta)
+        ]
         limit = self.alpha_max_summary(constants.L)
-        required = (LEAST_TASKS, max(1.0, math.ceil(self.hessian_samples(constants, alpha))), tasks, samples)
+        required = (
+            LEAST_TASKS,
+            max(1.0, math.ceil(self.hessian_samples(constants, alpha))),
+            tasks,
+            samples,
+        )
         names = ("B", "D_h", "B_prime", "D_beta")
         lower = [
             Condition(name, float(least), have, have >= least)
@@ -164,7 +172,11 @@ class Theorem:
         s2, t2 = constants.sigma**2, constants.sigma_tilde**2
         B, D_in, D_o = (inverse(x) for x in (sizes.B, sizes.D_in, sizes.D_o))
         return (
-            k.sigma * s2 + k.outer * t2 * D_o + k.tasks * s2 * B + k.outer_tasks * t2 * B * D_o + k.inner * t2 * D_in
+            k.sigma * s2
+            + k.outer * t2 * D_o
+            + k.tasks * s2 * B
+            + k.outer_tasks * t2 * B * D_o
+            + k.inner * t2 * D_in
         )
 
     def line(
@@ -253,9 +265,7 @@ class Theorem:
 
     # Exact gradients, all tasks, beta = c / L(w)
 
-    def exact_iterations(
-        self, eps: Array, gap: float, constants: Constants, alpha: float
-    ) -> Array:
+    def exact_iterations(self, eps: Array, gap: float, constants: Constants, alpha: float) -> Array:
         """N_det(eps) = Delta (4 L + 2 rho alpha (C3 sigma + C1 eps)) / (c P(eps)); inf below the floor.
 
         P(eps) = (1 - c/2) eps^2 - (1 - c) eps (rho_b eps + R) - c/2 (rho_b eps + R)^2, and
@@ -268,7 +278,9 @@ class Theorem:
         r = rate * eps + ratio * constants.sigma
         P = (1 - self.c / 2) * eps**2 - (1 - self.c) * eps * r - self.c / 2 * r**2
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(P > 0, gap * (a + slope * eps) / (self.c * np.maximum(P, 0)), np.inf)[()]
+            return np.where(P > 0, gap * (a + slope * eps) / (self.c * np.maximum(P, 0)), np.inf)[
+                ()
+            ]
 
     def exact_floor(self, constants: Constants, alpha: float) -> float:
         """The largest zero of P, unit phi/u: 0 for MAML."""
@@ -287,7 +299,9 @@ class Theorem:
         Needs no C1 and holds for every alpha <= 1/L; smoothness_along_run = L(w_0), L(w_1), ...
         """
         if self.exact_bias(0.1) != (0.0, 0.0):
-            raise ValueError(f"theorem = {self.name!r}; the a-posteriori line holds for an unbiased direction")
+            raise ValueError(
+                f"theorem = {self.name!r}; the a-posteriori line holds for an unbiased direction"
+            )
         total = np.cumsum(1 / np.asarray(smoothness_along_run, float))
         return np.sqrt(gap / (self.c * (1 - self.c / 2) * total))
 
