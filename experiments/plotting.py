@@ -4,6 +4,7 @@ import contextlib
 import logging
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -44,7 +45,7 @@ def label(estimator: str) -> str:
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    settings = {
+    settings: dict[Any, Any] = {
         "figure.dpi": 150,
         "font.size": 8,
         "axes.titlesize": 8.5,

@@ -24,9 +24,7 @@ def exact(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:
     return jax.jvp(lambda w: jax.grad(loss)(w, batch), (params,), (vector,))[1]
 
 
-def central_difference(
-    loss: Loss, params: PyTree, vector: PyTree, batch: PyTree, delta: Scalar
-) -> PyTree:
+def central_difference(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree, delta: Scalar) -> PyTree:
     """d = [grad f(w + delta v) - grad f(w - delta v)] / (2 delta), the Hessian-free product.
 
     Its truncation error is at most rho delta ||v||^2 / 2 (half of what the paper states, as summarised),

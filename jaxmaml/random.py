@@ -14,7 +14,7 @@ def standard_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     the last axis only.
     """
     count = int(np.prod(shape))
-    if not jax.config.jax_enable_x64:
+    if not jax.config.read("jax_enable_x64"):
         return jax.random.normal(key, (count,)).reshape(shape)
     words = jax.random.bits(key, ((count + 1) // 2,), jnp.uint64)
     bits = jax.lax.bitcast_convert_type(words, jnp.uint32).reshape(-1)[:count]

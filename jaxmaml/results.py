@@ -127,9 +127,7 @@ def _is_text(node: ast.AST) -> bool:
 def numerical_sources() -> list[pathlib.Path]:
     """The library's modules that a run's numbers depend on."""
     return sorted(
-        path
-        for path in PACKAGE.rglob("*.py")
-        if path.relative_to(PACKAGE).parts[0] not in NOT_NUMERICAL
+        path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in NOT_NUMERICAL
     )
 
 
@@ -148,7 +146,7 @@ def environment() -> dict[str, Any]:
         | {name: importlib.metadata.version(name) for name in packages},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "platform": jax.default_backend(),
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": bool(jax.config.read("jax_enable_x64")),
         "commit": commit,
     }
 

@@ -11,7 +11,7 @@ from jaxmaml import estimators, objective, step_size, tree
 from jaxmaml.checks import check_nonnegative, check_positive, check_step_count
 from jaxmaml.meta_gradient import meta_gradient
 from jaxmaml.step_size import scale_by_theorem_step
-from jaxmaml.types import BatchSizes, Episode, Family, PyTree, Scalar
+from jaxmaml.types import Array, BatchSizes, Episode, Family, PyTree, Scalar
 
 
 def log_steps(steps: int, per_decade: int = 16, tail: int = 0) -> tuple[int, ...]:
@@ -19,7 +19,7 @@ def log_steps(steps: int, per_decade: int = 16, tail: int = 0) -> tuple[int, ...
     check_step_count("steps", steps)
     decades = np.log10(steps)
     grid = np.logspace(0, decades, max(2, int(np.ceil(decades * per_decade)) + 1))
-    late = np.linspace(steps // 2, steps, tail + 1)[1:] if tail else []
+    late = np.linspace(steps // 2, steps, tail + 1)[1:] if tail else np.empty(0)
     return (0, *sorted({round(float(k)) for k in (*grid, *late)} | {steps}))
 
 
@@ -49,7 +49,7 @@ def draw(family: Family, key: jax.Array, sizes: BatchSizes) -> tuple[Episode, Py
     drawn = [j for j, size in enumerate(wanted) if size is not None]
     batches = {j: jax.vmap(family.full)(take(whose[j])) for j in range(4) if j not in drawn}
     if drawn:
-        many = jnp.concatenate([jnp.full(whose[j].shape, wanted[j], float) for j in drawn])
+        many = jnp.concatenate([jnp.full(whose[j].shape, jnp.asarray(wanted[j], float)) for j in drawn])
         samples = family.sample(key_samples, take(jnp.concatenate([whose[j] for j in drawn])), many)
         start = 0
         for j in drawn:
@@ -82,7 +82,7 @@ class Run:
     c: Scalar
     L: Scalar
     rho: Scalar
-    w0: jax.Array
+    w0: Array
     """shape (d,)."""
     sizes: BatchSizes = field(default_factory=BatchSizes)
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -115,9 +115,7 @@ class Run:
                 raise ValueError(f"{name} = {size!r}; allowed: None (exact), or >= 1{limit}")
         increasing = all(a < b for a, b in zip(self.record, self.record[1:], strict=False))
         if len(self.record) < 2 or self.record[0] != 0 or not increasing:
-            raise ValueError(
-                f"record = {self.record!r}; allowed: increasing steps that begin with 0"
-            )
+            raise ValueError(f"record = {self.record!r}; allowed: increasing steps that begin with 0")
 
     def execute(self) -> dict[str, jax.Array]:
         """Metrics at the recorded steps k, shape (R,), and when the run diverged.
@@ -129,9 +127,7 @@ class Run:
         """
         real = jnp.result_type(float)
         nothing = jnp.asarray(jnp.nan, real)
-        state = _State(
-            jnp.asarray(self.w0, real), jnp.asarray(-1), nothing, nothing, jnp.zeros((), real)
-        )
+        state = _State(jnp.asarray(self.w0, real), jnp.asarray(-1), nothing, nothing, jnp.zeros((), real))
         key = jax.random.key(self.seed)
 
         def segment(state: _State, ends: tuple[jax.Array, jax.Array]) -> tuple[_State, PyTree]:
@@ -179,9 +175,7 @@ class Run:
         return {
             "grad_norm": tree.norm(objective.grad_F(self.family, state.w, self.alpha)),
             "objective": objective.F(self.family, state.w, self.alpha),
-            "smoothness": step_size.smoothness(
-                self.L, self.rho, self.alpha, jax.vmap(tree.norm)(gradients)
-            ),
+            "smoothness": step_size.smoothness(self.L, self.rho, self.alpha, jax.vmap(tree.norm)(gradients)),
             "spread": jnp.sqrt(jnp.mean(jnp.sum(jnp.square(centred), axis=1))),
             "direction_norm": state.direction_norm,
             "step_size": state.step_size,

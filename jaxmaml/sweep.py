@@ -256,9 +256,7 @@ def describe(cell: Cell) -> dict[str, Any]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(cell):
         x = _array(leaf)
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        described[name] = (
-            x.item() if x.ndim == 0 else f"{list(x.shape)} {results.digest(x.tobytes())[:12]}"
-        )
+        described[name] = x.item() if x.ndim == 0 else f"{list(x.shape)} {results.digest(x.tobytes())[:12]}"
     return described
 
 

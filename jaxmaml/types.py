@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 PyTree = Any
+Array = jax.Array | np.ndarray
 Scalar = jax.Array | float
 Loss = Callable[[PyTree, PyTree], jax.Array]
 """loss(params, batch) -> scalar, the mean over the batch."""

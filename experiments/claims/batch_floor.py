@@ -2,8 +2,8 @@
 
 On quadratics that share a Hessian the iterates are a linear recursion with additive noise, so that
 E||grad F(w_k)||^2 is known for every k (derived): the floor is proportional to 1/sqrt(B) in all of its
-parts, that of sigma, of sigma~/sqrt(D_o) and of alpha L sigma~/sqrt(D_in). The theorem's floor, as summarised,
-and the derived one are upper lines.
+parts, that of sigma, of sigma~/sqrt(D_o) and of alpha L sigma~/sqrt(D_in). The theorem's floor, as
+summarised, and the derived one are upper lines.
 """
 
 import numpy as np
@@ -11,17 +11,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import plotting
+from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, within
-from jaxmaml import results, tasks, theory
+from jaxmaml import results, theory
 from jaxmaml.results import LedgerRow
-from jaxmaml.run import Run, log_steps
+from jaxmaml.run import log_steps
+from jaxmaml.tasks import shared_quadratic
 from jaxmaml.tasks.shared_quadratic import SharedQuadratic
 from jaxmaml.types import BatchSizes
 
 TITLE = "stationary accuracy against B and D_o, on the exact stochastic line"
 LAMBDA = 1 / 10
 D_IN = 8.0
-SEEDS = {"smoke": 32, "default": 128, "full": 1024}
+SEEDS = {"smoke": 32, "default": 256, "full": 1024}
 STEPS = {"smoke": 2000, "default": 4000, "full": 10_000}
 SERIES = (
     *((e, B, 4.0) for e in ("maml", "fo_maml", "hf_maml") for B in (20, 80, 320)),
@@ -32,7 +34,7 @@ SMOKE = tuple(s for s in SERIES if s[0] == "maml" or s[1] == 20)
 
 
 def _family() -> SharedQuadratic:
-    return tasks.make("shared_quadratic", n=20, d=4, smallest=0.3, largest=1.5, tau=6.0, seed=2)
+    return shared_quadratic.make(n=20, d=4, smallest=0.3, largest=1.5, tau=6.0, seed=2)
 
 
 def _sizes(B: int, D_o: float) -> BatchSizes:
@@ -43,26 +45,23 @@ def _start(family: SharedQuadratic) -> np.ndarray:
     return np.full(family.dim, 3.0)
 
 
-def grid(scale: str) -> list[tuple[dict[str, object], Run]]:
+def grid(scale: str) -> Cells:
     family = _family()
     constants = family.constants()
     record = log_steps(STEPS[scale], per_decade=8, tail=20)
     cells = []
     for estimator, B, D_o in SMOKE if scale == "smoke" else SERIES:
         for seed in range(SEEDS[scale]):
-            cell = Run(
+            cell = theorem_run(
                 family,
                 estimator,
                 LAMBDA / constants.L,
-                theory.theorems()[estimator].c,
-                constants.L,
-                constants.rho,
                 _start(family),
-                _sizes(B, D_o),
+                record=record,
                 # rho = 0: any number is the right step of the difference.
-                {"delta": 0.7} if estimator == "hf_maml" else {},
-                seed,
-                record,
+                arguments={"delta": 0.7} if estimator == "hf_maml" else {},
+                sizes=_sizes(B, D_o),
+                seed=seed,
             )
             cells.append(({"estimator": estimator, "B": B, "D_o": D_o, "seed": seed}, cell))
     return cells
@@ -90,13 +89,11 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
             "floor_summary": theorem.floor_summary(constants, alpha, sizes),
         }
         values = [
-            (k, results.interval(v), e)
-            for k, v, e in zip(steps, squares.to_numpy(), exact, strict=True)
+            (k, results.interval(v), e) for k, v, e in zip(steps, squares.to_numpy(), exact, strict=True)
         ]
         values.append((-1, results.interval(squares[late].mean(axis=0)), exact[late].mean()))
         table += [
-            shared
-            | {"step": k, "square": i.mean, "low": i.low, "high": i.high, "exact": e, "seeds": i.n}
+            shared | {"step": k, "square": i.mean, "low": i.low, "high": i.high, "exact": e, "seeds": i.n}
             for k, i, e in values
         ]
     return pd.DataFrame(table)
@@ -167,9 +164,7 @@ def figure(table: pd.DataFrame) -> Figure:
             color=plotting.color(estimator),
             label=plotting.label(estimator),
         )
-        axes[0].loglog(
-            part.step, np.sqrt(part.exact), "-.", linewidth=0.9, color=plotting.color(estimator)
-        )
+        axes[0].loglog(part.step, np.sqrt(part.exact), "-.", linewidth=0.9, color=plotting.color(estimator))
     axes[0].plot([], [], "-.", color="k", label="exact line")
     axes[0].set_xlabel("outer step $k$ [1]")
     axes[0].set_ylabel(r"$(E\|\nabla F(w_k)\|^2)^{1/2}$ [$\varphi/u$]")
@@ -193,6 +188,4 @@ def figure(table: pd.DataFrame) -> Figure:
     axes[1].loglog(one.B, one.floor_summary, ":", color="k", label="MAML floor, as summarised")
     axes[1].set_xlabel("tasks $B$ [1]")
     axes[1].set_title("stationary")
-    return plotting.finish(
-        drawing, "Quadratics with a shared Hessian: the stochastic floor, exactly"
-    )
+    return plotting.finish(drawing, "Quadratics with a shared Hessian: the stochastic floor, exactly")

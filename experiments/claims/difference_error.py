@@ -7,6 +7,7 @@ eps (||grad f|| + L ||w||) / delta takes over: the step 1 / (6 rho alpha ||v||) 
 the truncation side, and the best step near ||delta v|| = eps^(1/3).
 """
 
+import functools
 from dataclasses import dataclass, field
 
 import jax
@@ -16,11 +17,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import plotting
+from experiments.cells import Cells
 from experiments.judging import at_most, within
-from jaxmaml import hvp, objective, results, tasks, tree
+from jaxmaml import hvp, objective, results, tree
 from jaxmaml.results import LedgerRow
+from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.theory import finite_difference
+from jaxmaml.types import Array, Loss, PyTree
 
 TITLE = "error of the central difference against its step, float32 and float64"
 KINK_RHO = 3.0
@@ -33,9 +37,9 @@ class _Difference:
     """||d - H v|| / ||v|| of one task (the first of the family), or of the kink rho |x|^3 / 6 at 0."""
 
     family: Cosine
-    w: jax.Array
-    vector: jax.Array
-    arc: jax.Array
+    w: Array
+    vector: Array
+    arc: Array
     """||delta v||."""
     kink: bool = field(metadata={"static": True})
     cost: int = field(default=1, metadata={"static": True})
@@ -44,30 +48,23 @@ class _Difference:
         """Nothing can be wrong."""
 
     def execute(self) -> dict[str, jax.Array]:
-        norm = tree.norm(self.vector)
-        delta = self.arc / norm
+        arc, norm = jnp.asarray(self.arc), tree.norm(self.vector)
+        delta = arc / norm
+        loss: Loss
+        batch: PyTree
         if self.kink:
             w = jnp.zeros_like(self.w[:1])
-            vector = jnp.ones_like(w)
-
-            def loss(x: jax.Array, batch: None) -> jax.Array:
-                del batch
-                return jnp.asarray(KINK_RHO / 6, x.dtype) * jnp.sum(jnp.abs(x) ** 3)
-
-            batch, truth, norm, delta = None, jnp.zeros_like(w), jnp.ones_like(norm), self.arc
+            vector, norm, delta = jnp.ones_like(w), jnp.ones_like(norm), arc
+            loss, batch, truth = _kink, None, jnp.zeros_like(w)
         else:
-            w, vector = self.w, self.vector
+            w, vector = jnp.asarray(self.w), jnp.asarray(self.vector)
             task = jax.tree.map(lambda x: x[0], self.family.tasks)
-            batch = (task, self.family.full(task))
-
-            def loss(x: jax.Array, batch: object) -> jax.Array:
-                return objective.task_loss(self.family, x, batch)
-
+            loss, batch = functools.partial(objective.task_loss, self.family), (task, self.family.full(task))
             truth = hvp.exact(loss, w, vector, batch)
         error = tree.norm(hvp.central_difference(loss, w, vector, batch, delta) - truth)
         gradient = tree.norm(jax.grad(loss)(w, batch))
         return {
-            "arc": self.arc,
+            "arc": arc,
             "error": error / norm,
             "grad_norm": gradient,
             "w_norm": tree.norm(w),
@@ -77,21 +74,27 @@ class _Difference:
 jax.tree_util.register_dataclass(_Difference)
 
 
+def _kink(x: jax.Array, batch: None) -> jax.Array:
+    """rho |x|^3 / 6, whose Hessian is Lipschitz and not differentiable at 0."""
+    del batch
+    return jnp.asarray(KINK_RHO / 6, x.dtype) * jnp.sum(jnp.abs(x) ** 3)
+
+
 def _problem() -> tuple[Cosine, np.ndarray, np.ndarray]:
-    family = tasks.make("cosine", n=1, d=10, seed=5)
+    family = cosine.make(n=1, d=10, seed=5)
     rng = np.random.default_rng(5)
     return family, 2.0 * rng.standard_normal(10), 3.0 * rng.standard_normal(10)
 
 
-def grid(scale: str) -> list[tuple[dict[str, object], _Difference]]:
-    family, w, vector = _problem()
+def grid(scale: str) -> Cells:
     cells = []
     for precision in ("float64", "float32"):
-        cast = [jax.tree.map(lambda x: np.asarray(x, precision), y) for y in (family, w, vector)]
+        as_precision = functools.partial(np.asarray, dtype=precision)
+        family, w, vector = jax.tree.map(as_precision, _problem())
         for arc in np.logspace(-10, 1, POINTS[scale]):
             for kink in (False, True):
                 labels = {"precision": precision, "function": "kink" if kink else "cosine"}
-                cells.append((labels, _Difference(*cast, np.asarray(arc, precision), kink)))
+                cells.append((labels, _Difference(family, w, vector, np.asarray(arc, precision), kink)))
     return cells
 
 
@@ -115,9 +118,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     ]
     table["theorem_arc"] = np.where(kink, np.nan, constants.L / (6 * constants.rho * LAMBDA))
     grad_scale = table.grad_norm + constants.L * table.w_norm
-    table["best_arc"] = np.where(
-        kink, np.nan, (3 * 4 * eps * grad_scale / constants.zeta) ** (1 / 3)
-    )
+    table["best_arc"] = np.where(kink, np.nan, (3 * 4 * eps * grad_scale / constants.zeta) ** (1 / 3))
     return table
 
 

@@ -10,18 +10,21 @@ grad F = -alpha Cov_i(H_i, g_i) (derived, docs/theory.md). So the floor
     first-order approximation is exact.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import plotting
+from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, within
-from jaxmaml import results, tasks, theory
+from jaxmaml import results, theory
 from jaxmaml.results import LedgerRow
 from jaxmaml.run import Run, log_steps
-from jaxmaml.tasks import quadratic, two_cosines
+from jaxmaml.tasks import cosine, quadratic, shared_quadratic, two_cosines
 from jaxmaml.theory import limit_points
-from jaxmaml.types import BatchSizes, Family
+from jaxmaml.types import BatchSizes
 
 TITLE = "FO-MAML's floor: its closed form, its slope in alpha, zero for a shared Hessian"
 INVERSE_LAMBDAS = (10, 20, 40, 80, 160, 320, 640)
@@ -31,34 +34,30 @@ STEPS = {"smoke": 20_000, "default": 40_000, "full": 100_000}
 RATES = {"smoke": INVERSE_LAMBDAS[:5:2], "default": INVERSE_LAMBDAS, "full": INVERSE_LAMBDAS}
 
 
-def _families() -> dict[str, tuple[Family, float]]:
+def _families() -> dict[str, tuple[Any, float]]:
     """Family and the coordinate of the start, by name."""
     return {
         "quadratic": (quadratic.pair(ell=1.0, eta=0.5, s=1.0), 3.0),
-        "cosine": (tasks.make("cosine", n=20, d=4, seed=3), 4.0),
-        "two_cosines": (tasks.make("two_cosines"), 0.0),
-        "shared_quadratic": (tasks.make("shared_quadratic", n=20, d=4, spread=2.0), 4.0),
+        "cosine": (cosine.make(n=20, d=4, seed=3), 4.0),
+        "two_cosines": (two_cosines.make(), 0.0),
+        "shared_quadratic": (shared_quadratic.make(n=20, d=4, spread=2.0), 4.0),
     }
 
 
 def _cells(
     scale: str,
     name: str,
-    family: Family,
+    family: Any,
     start: float,
     estimator: str,
     inverse: float,
     **labels: float,
-) -> tuple[dict[str, object], Run]:
-    constants = family.constants()
-    alpha = 1 / (inverse * constants.L)
-    cell = Run(
+) -> tuple[dict[str, Any], Run]:
+    alpha = 1 / (inverse * family.constants().L)
+    cell = theorem_run(
         family,
         estimator,
         alpha,
-        theory.theorems()[estimator].c,
-        constants.L,
-        constants.rho,
         np.full(family.dim, start),
         record=log_steps(STEPS[scale], per_decade=4),
     )
@@ -66,7 +65,7 @@ def _cells(
     return about | {"spread": 1.0} | labels, cell
 
 
-def grid(scale: str) -> list[tuple[dict[str, object], Run]]:
+def grid(scale: str) -> Cells:
     cells = []
     for name, (family, start) in _families().items():
         # The limit of two_cosines is near its start only for alpha << 1/(c a omega^3) = 1/90.
@@ -83,6 +82,7 @@ def grid(scale: str) -> list[tuple[dict[str, object], Run]]:
 
 def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     """One row a cell: the end of the run beside the predicted floor and the bounds."""
+    del scale
     last = rows.groupby("cell", sort=False).last().reset_index(drop=True)
     families = _families()
     table = []
@@ -213,9 +213,7 @@ def figure(table: pd.DataFrame) -> Figure:
         fo, maml = (part[part.estimator == e] for e in ("fo_maml", "maml"))
         axis.loglog(fo.alpha, fo.bound_summary, ":", color="k", label="FO theorem, as summarised")
         axis.loglog(fo.alpha, fo.bound, "--", color="k", label="limit-point bound, derived")
-        axis.loglog(
-            fo.alpha, fo.predicted, "-.", color="0.4", label=r"$\alpha\|$Cov$(H,g)\|$, exact"
-        )
+        axis.loglog(fo.alpha, fo.predicted, "-.", color="0.4", label=r"$\alpha\|$Cov$(H,g)\|$, exact")
         for estimator, rows in (("fo_maml", fo), ("maml", maml)):
             axis.loglog(
                 rows.alpha,
@@ -227,6 +225,4 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.set_title(title)
         axis.set_xlabel(r"inner rate $\alpha$ [$u^2/\varphi$]")
     axes[0].set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")
-    return plotting.finish(
-        drawing, "Exact gradients, all tasks: FO-MAML stalls at a floor linear in alpha"
-    )
+    return plotting.finish(drawing, "Exact gradients, all tasks: FO-MAML stalls at a floor linear in alpha")

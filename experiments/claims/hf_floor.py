@@ -4,20 +4,24 @@ As summarised, HF-MAML with delta = 1 / (6 rho alpha ||g_i||) reaches every accu
 But then ||delta g_i|| = 1 / (6 rho alpha) >= L / rho: the two points of the difference lie as far apart as
 the Hessian needs to change by its own size. With exact gradients over all tasks the iterates stall where
 E[(I - alpha H_i) g_i - alpha t_i] = 0, t_i the truncation error, so that grad F = alpha E t_i. On (c2) the
-floor tends to FO-MAML's as alpha L -> 0. The repair delta = min(1/6, 1/sqrt(B)) / (rho alpha ||g_i||) makes it
-vanish with B (derived): the floor falls like eta^2 in delta = eta / (rho alpha ||g_i||).
+floor tends to FO-MAML's as alpha L -> 0. The repair delta = min(1/6, 1/sqrt(B)) / (rho alpha ||g_i||) makes
+it vanish with B (derived): the floor falls like eta^2 in delta = eta / (rho alpha ||g_i||).
 """
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import plotting
+from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, within
-from jaxmaml import results, tasks, theory
+from jaxmaml import results, theory
 from jaxmaml.estimators.hf_maml import ArcDelta, float_optimal_delta, theorem_delta
 from jaxmaml.results import LedgerRow
 from jaxmaml.run import Run, log_steps
+from jaxmaml.tasks import cosine, two_cosines
 from jaxmaml.tasks.cosine import Cosine, first_zero
 from jaxmaml.theory import limit_points
 from jaxmaml.types import BatchSizes
@@ -40,14 +44,13 @@ STEPS = {"cosine": 40_000, "two_cosines": 80_000}
 
 def _families() -> dict[str, tuple[Cosine, float]]:
     return {
-        "cosine": (tasks.make("cosine", n=20, d=4, seed=3), 4.0),
-        "two_cosines": (tasks.make("two_cosines"), 0.0),
+        "cosine": (cosine.make(n=20, d=4, seed=3), 4.0),
+        "two_cosines": (two_cosines.make(), 0.0),
     }
 
 
-def grid(scale: str) -> list[tuple[dict[str, object], Run]]:
+def grid(scale: str) -> Cells:
     cells = []
-    theorem = theory.theorems()["hf_maml"]
     for name, (family, start) in _families().items():
         constants = family.constants()
 
@@ -58,20 +61,17 @@ def grid(scale: str) -> list[tuple[dict[str, object], Run]]:
             name: str = name,
             family: Cosine = family,
             start: float = start,
-        ) -> tuple[dict[str, object], Run]:
+        ) -> tuple[dict[str, Any], Run]:
             constants = family.constants()
             alpha = 1 / (inverse * constants.L)
             labels = {"family": name, "inverse_lambda": inverse, "alpha": alpha, "rule": rule}
-            run = Run(
+            run = theorem_run(
                 family,
                 "hf_maml",
                 alpha,
-                theorem.c,
-                constants.L,
-                constants.rho,
                 np.full(family.dim, start),
-                arguments={"delta": delta},
                 record=log_steps(STEPS[name], per_decade=4),
+                arguments={"delta": delta},
             )
             return labels | {"arc": delta.arc}, run
 

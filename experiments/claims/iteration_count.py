@@ -1,25 +1,27 @@
 """Exact gradients: accuracy epsilon within N(epsilon) = O(epsilon^-2) steps (E12, E27).
 
-As summarised, MAML, FO-MAML and HF-MAML need O(1) Delta (L + rho alpha (sigma + epsilon)) / epsilon^2 steps above
-their floors. For exact gradients over all tasks the constant is explicit (derived, N_det in docs/theory.md).
+As summarised, MAML, FO-MAML and HF-MAML need O(1) Delta (L + rho alpha (sigma + epsilon)) / epsilon^2
+steps above their floors. For exact gradients over all tasks the constant is explicit (derived, N_det in
+docs/theory.md).
 On the log-spaced spectrum (a') the measured count has slope -2 in epsilon too, a known factor
-ln(range) / (1 - c/2) below the line, so that neither the order nor much of the constant can be improved. On the
-nonconvex family and on real handwritten digits the line is an upper one.
+ln(range) / (1 - c/2) below the line, so that neither the order nor much of the constant can be improved.
+On the nonconvex family and on real handwritten digits the line is an upper one.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import plotting
+from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, untested, within
-from jaxmaml import results, tasks, theory
-from jaxmaml.estimators.hf_maml import theorem_delta
+from jaxmaml import results, theory
 from jaxmaml.results import LedgerRow
-from jaxmaml.run import Run, log_steps
-from jaxmaml.tasks import log_spectrum
+from jaxmaml.run import log_steps
+from jaxmaml.tasks import cosine, digits, log_spectrum
 from jaxmaml.types import BatchSizes, Family
 
 TITLE = "iteration count against epsilon, exact gradients: (a'), (c) and digits"
@@ -33,12 +35,12 @@ STEPS = {
 PER_DECADE = 24
 
 
-def _families(scale: str) -> dict[str, Family]:
+def _families(scale: str) -> dict[str, Any]:
     few = scale == "smoke"
     return {
         "log_spectrum": log_spectrum.make(decades=DECADES[scale]),
-        "cosine": tasks.make("cosine", n=20 if few else 50, d=4 if few else 10, seed=3),
-        "digits": tasks.make("digits", tasks=6 if few else 20, pool=40 if few else 100),
+        "cosine": cosine.make(n=20 if few else 50, d=4 if few else 10, seed=3),
+        "digits": digits.make(tasks=6 if few else 20, pool=40 if few else 100),
     }
 
 
@@ -48,7 +50,7 @@ def _start(name: str, family: Family, alpha: float) -> np.ndarray:
     return np.full(family.dim, 4.0 if name == "cosine" else 0.0)
 
 
-def grid(scale: str) -> list[tuple[dict[str, object], Run]]:
+def grid(scale: str) -> Cells:
     cells = []
     for name, family in _families(scale).items():
         constants = family.constants()
@@ -56,18 +58,11 @@ def grid(scale: str) -> list[tuple[dict[str, object], Run]]:
             if name == "log_spectrum" and estimator != "maml":
                 continue
             alpha = theorem.alpha_max(constants.L)
-            arguments = {}
-            if estimator == "hf_maml":
-                arguments = {"delta": theorem_delta(constants.rho, alpha)}
-            cell = Run(
+            cell = theorem_run(
                 family,
                 estimator,
                 alpha,
-                theorem.c,
-                constants.L,
-                constants.rho,
                 _start(name, family, alpha),
-                arguments=arguments,
                 record=log_steps(STEPS[name][scale], PER_DECADE),
             )
             cells.append(({"family": name, "estimator": estimator, "alpha": alpha}, cell))

@@ -1,38 +1,41 @@
 """Stochastic gradients: the mean gradient norm of K steps lies below epsilon(K) (E13).
 
-As summarised, each method reaches max(floor, epsilon) in expectation. The derived form gives a line for every K:
-(1/K) sum_{k<K} E||grad F(w_k)|| <= epsilon(K), with a floor epsilon(inf). Measured on the nonconvex family (c) with
-gradient and Hessian noise at the batch sizes that the theorems ask for. Because that line is an upper one,
-the stationary level is also compared with what the method's own linearisation predicts,
+As summarised, each method reaches max(floor, epsilon) in expectation. The derived form is a line for every K:
+(1/K) sum_{k<K} E||grad F(w_k)|| <= epsilon(K), with a floor epsilon(inf). Measured on the nonconvex family
+(c) with gradient and Hessian noise at the batch sizes that the theorems ask for. That line is an upper one,
+so the stationary level is also compared with what the method's own linearisation predicts,
 J P + P J^T = beta Sigma, which a wrong 1/B, a swapped batch or a missing Hessian would miss.
 """
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import plotting
+from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most
-from jaxmaml import results, tasks, theory
-from jaxmaml.estimators.hf_maml import theorem_delta
+from jaxmaml import results, theory
 from jaxmaml.results import LedgerRow
-from jaxmaml.run import Run, log_steps
+from jaxmaml.run import log_steps
+from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.theory import stationary
 from jaxmaml.types import BatchSizes
 
 TITLE = "noisy runs against the line epsilon(K), and their stationary level"
-SEEDS = {"smoke": 8, "default": 24, "full": 256}
+SEEDS = {"smoke": 8, "default": 64, "full": 256}
 STEPS = {"smoke": 12_000, "default": 30_000, "full": 100_000}
-SIZES = BatchSizes(B=20, D_in=20.0, D_o=5.0, D_h=1.0, B_prime=1, D_beta=1.0)
+D_IN, D_O, D_H = 20.0, 5.0, 1.0
+SIZES = BatchSizes(B=20, D_in=D_IN, D_o=D_O, D_h=D_H, B_prime=1, D_beta=1.0)
 DRAWS = 100_000
 """of the direction, for the covariance in the prediction."""
 
 
 def _family(scale: str) -> Cosine:
     few = scale == "smoke"
-    return tasks.make(
-        "cosine",
+    return cosine.make(
         n=10 if few else 50,
         d=2 if few else 10,
         tau=1.58,
@@ -46,28 +49,21 @@ def _start(family: Cosine) -> np.ndarray:
     return np.full(family.dim, 4.0)
 
 
-def grid(scale: str) -> list[tuple[dict[str, object], Run]]:
+def grid(scale: str) -> Cells:
     family = _family(scale)
     constants = family.constants()
     cells = []
     for estimator, theorem in theory.theorems().items():
         alpha = theorem.alpha_max(constants.L)
-        arguments = {}
-        if estimator == "hf_maml":
-            arguments = {"delta": theorem_delta(constants.rho, alpha)}
         for seed in range(SEEDS[scale]):
-            cell = Run(
+            cell = theorem_run(
                 family,
                 estimator,
                 alpha,
-                theorem.c,
-                constants.L,
-                constants.rho,
                 _start(family),
-                SIZES,
-                arguments,
-                seed,
-                log_steps(STEPS[scale], tail=40),
+                record=log_steps(STEPS[scale], tail=40),
+                sizes=SIZES,
+                seed=seed,
             )
             cells.append(({"estimator": estimator, "alpha": alpha, "seed": seed}, cell))
     return cells
@@ -88,9 +84,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
         means = np.cumsum(areas, axis=0) / steps[1:, None]
         late = np.sqrt(np.mean(values[steps >= steps[-1] / 2] ** 2, axis=0))
         level = results.interval(late)
-        predicted, left = _prediction(
-            family, str(estimator), alpha, theorem.c, steps=STEPS[scale] // 2
-        )
+        predicted, left = _prediction(family, str(estimator), alpha, theorem.c, steps=STEPS[scale] // 2)
         conditions = theorem.conditions(constants, alpha, SIZES)
         for k, mean, now in zip(steps[1:], means, values[1:], strict=True):
             i = results.interval(mean)
@@ -118,17 +112,16 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _directions(
-    family: Cosine, w: np.ndarray, estimator: str, alpha: float, draws: int | None
-) -> np.ndarray:
+def _directions(family: Cosine, w: np.ndarray, estimator: str, alpha: float, draws: int | None) -> np.ndarray:
     """Directions of single tasks in NumPy, closed forms only: of every task without noise (draws = None), or
     of random tasks with independent batches. Shape (n or draws, d)."""
     mu, a, omega = float(family.mu), float(family.a), float(family.omega)
     c, phi = (np.asarray(x) for x in family.tasks)
     d = family.dim
-    tau, beta0, nu = (float(x) for x in (family.noise.tau, family.noise.beta0, family.noise.nu))
+    tau, beta0, nu = (float(x or 0) for x in (family.noise.tau, family.noise.beta0, family.noise.nu))
     if draws is None:
-        inner = outer = hessian = (0.0, 0.0, 0.0)
+        inner: Any = (0.0, 0.0, 0.0)
+        outer = hessian = inner
     else:
         rng = np.random.default_rng(0)
         who = rng.integers(0, len(c), draws)
@@ -138,7 +131,7 @@ def _directions(
                 s * rng.standard_normal((draws, d)) / np.sqrt(d * size)
                 for s in (tau, beta0 / np.sqrt(2), beta0 / np.sqrt(2))
             )
-            for size in (SIZES.D_in, SIZES.D_o, SIZES.D_h)
+            for size in (D_IN, D_O, D_H)
         )
 
     def gradient(x: np.ndarray, noise: tuple) -> np.ndarray:
@@ -159,9 +152,7 @@ def _directions(
     return g - alpha * (curvature - nu**2 * (p * np.cos(nu * w) + q * np.sin(nu * w))) * g
 
 
-def _prediction(
-    family: Cosine, estimator: str, alpha: float, c: float, steps: int
-) -> tuple[float, float]:
+def _prediction(family: Cosine, estimator: str, alpha: float, c: float, steps: int) -> tuple[float, float]:
     """The linearised stationary (E||grad F||^2)^{1/2}, and how far ||grad F|| of the exact method is, after
     `steps` steps, from its limit, which Newton's iteration then finds."""
     constants = family.constants()
@@ -255,9 +246,7 @@ def figure(table: pd.DataFrame) -> Figure:
         part = table[table.estimator == estimator]
         shade = plotting.color(estimator)
         axis.loglog(part.step, part.line, "--", color="k", label=r"$\varepsilon(K)$, derived")
-        axis.axhline(
-            part.floor_summary.iloc[0], linestyle=":", color="k", label="floor, as summarised"
-        )
+        axis.axhline(part.floor_summary.iloc[0], linestyle=":", color="k", label="floor, as summarised")
         axis.axhline(
             part.floor.iloc[0],
             linestyle="--",
@@ -274,12 +263,8 @@ def figure(table: pd.DataFrame) -> Figure:
             markersize=2,
             label=rf"$E\|\nabla F(w_K)\|$, {plotting.label(estimator)}",
         )
-        axis.axhline(
-            part.predicted.iloc[0], linestyle="-.", color="0.4", label="linearised level, derived"
-        )
+        axis.axhline(part.predicted.iloc[0], linestyle="-.", color="0.4", label="linearised level, derived")
         axis.set_title(plotting.label(estimator))
         axis.set_xlabel("outer steps $K$ [1]")
     axes[0].set_ylabel(r"$\|\nabla F\|$ [$\varphi/u$]")
-    return plotting.finish(
-        drawing, "Noisy runs on the nonconvex family (c): measured means against theory"
-    )
+    return plotting.finish(drawing, "Noisy runs on the nonconvex family (c): measured means against theory")

@@ -16,10 +16,12 @@ import scipy.special
 from matplotlib.figure import Figure
 
 from experiments import plotting
+from experiments.cells import Cells
 from experiments.judging import at_most
-from jaxmaml import objective, step_size, tasks
+from jaxmaml import objective, step_size
 from jaxmaml.results import Interval, LedgerRow
 from jaxmaml.run import draw, step_norms
+from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.theory import step_moments
 from jaxmaml.types import BatchSizes
@@ -84,13 +86,11 @@ class _Moments:
         error = jnp.sqrt((square - mean**2) / (self.blocks * BLOCK))
         names = ("smoothness", "first", "second")
         named = {name: mean[j] for j, name in enumerate(names)}
-        return (
-            named | {f"{name}_error": error[j] for j, name in enumerate(names)} | {"exact": exact}
-        )
+        return named | {f"{name}_error": error[j] for j, name in enumerate(names)} | {"exact": exact}
 
 
 def _family() -> Cosine:
-    return tasks.make("cosine", n=40, d=1, spread=36.0, tau=20.0, beta0=1.0, nu=2.0, seed=7)
+    return cosine.make(n=40, d=1, spread=36.0, tau=20.0, beta0=1.0, nu=2.0, seed=7)
 
 
 def _problem() -> tuple[Cosine, float, np.ndarray]:
@@ -98,13 +98,11 @@ def _problem() -> tuple[Cosine, float, np.ndarray]:
     alpha = LAMBDA / family.constants().L
     rng = np.random.default_rng(11)
     center = np.asarray(family.tasks.centers).mean(axis=0)
-    points = center + np.logspace(-1, 2, POINTS)[:, None] * rng.standard_normal(
-        (POINTS, family.dim)
-    )
+    points = center + np.logspace(-1, 2, POINTS)[:, None] * rng.standard_normal((POINTS, family.dim))
     return family, alpha, points
 
 
-def grid(scale: str) -> list[tuple[dict[str, object], _Moments]]:
+def grid(scale: str) -> Cells:
     family, alpha, points = _problem()
     constants = family.constants()
     least_tasks, least_samples = step_moments.step_batch_conditions(constants, alpha)
@@ -136,9 +134,7 @@ def _closed_form(row: pd.Series) -> tuple[float, float]:
     d = family.dim
     variance = constants.sigma_tilde**2 / (d * row.D_beta)
     # E||g + s Z|| = s sqrt(2) Gamma((d+1)/2) / Gamma(d/2) 1F1(-1/2; d/2; -||g||^2 / (2 s^2))
-    scale = np.sqrt(2 * variance) * np.exp(
-        scipy.special.gammaln((d + 1) / 2) - scipy.special.gammaln(d / 2)
-    )
+    scale = np.sqrt(2 * variance) * np.exp(scipy.special.gammaln((d + 1) / 2) - scipy.special.gammaln(d / 2))
     norms = scale * scipy.special.hyp1f1(-0.5, d / 2, -squares / (2 * variance))
     second = np.mean(squares + d * variance)
     factor = 2 * constants.rho * alpha
@@ -234,13 +230,9 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.set_xscale("log")
         axis.set_xlabel("$B'$, $D_\\beta$ over their conditions [1]")
     axes[0].axhline(0.8, linestyle=":", color="k", label="0.8, as summarised")
-    axes[0].axhline(
-        step_moments.first_moment_upper(), linestyle="--", color="k", label="1.225, derived"
-    )
+    axes[0].axhline(step_moments.first_moment_upper(), linestyle="--", color="k", label="1.225, derived")
     axes[1].axhline(3.125, linestyle=":", color="k", label="3.125, as summarised")
-    axes[1].axhline(
-        step_moments.second_moment_upper(), linestyle="--", color="k", label="1.855, derived"
-    )
+    axes[1].axhline(step_moments.second_moment_upper(), linestyle="--", color="k", label="1.855, derived")
     axes[0].set_ylabel(r"$L(w)\,E[1/\tilde L(w)]$ [1]")
     axes[1].set_ylabel(r"$L(w)^2\,E[1/\tilde L(w)^2]$ [1]")
     return plotting.finish(drawing, f"Stochastic step size ({Z:g} standard errors)")

@@ -55,10 +55,9 @@ class Noise:
         value = jnp.zeros((), w.dtype)
         if batch.xi is not None:
             value += jnp.vdot(batch.xi[0], w)
-        if batch.cosine is not None:
+        if batch.cosine is not None and batch.sine is not None and self.nu is not None:
             angle = self.nu * w
-            value += jnp.vdot(batch.cosine[0], cos(angle))
-            value += jnp.vdot(batch.sine[0], sin(angle))
+            value += jnp.vdot(batch.cosine[0], cos(angle)) + jnp.vdot(batch.sine[0], sin(angle))
         return value
 
     def sample(self, key: jax.Array, dim: int, sizes: jax.Array) -> NoiseBatch:

@@ -22,13 +22,13 @@ import numpy as np
 
 from jaxmaml.tasks._noise import NOISELESS, Noise, NoiseBatch, make_noise
 from jaxmaml.trigonometry import cos
-from jaxmaml.types import Constants, Infimum, Scalar
+from jaxmaml.types import Array, Constants, Infimum, Scalar
 
 
 class CosineTasks(NamedTuple):
-    centers: jax.Array
+    centers: Array
     """c, shape (n, d), unit u."""
-    phases: jax.Array
+    phases: Array
     """phi, shape (n, d), radians."""
 
 
@@ -177,9 +177,7 @@ class Cosine:
             p = np.mean(c[:, j] * z[:, j])
             q = np.mean(z[:, j] ** 2)
             linear, double = 2 * mu * a * omega * p, 0.5 * (a * omega) ** 2 * q
-            constant = mu**2 * c[:, j].var() + 0.5 * (a * omega) ** 2 * np.mean(
-                np.abs(z[:, j]) ** 2
-            )
+            constant = mu**2 * c[:, j].var() + 0.5 * (a * omega) ** 2 * np.mean(np.abs(z[:, j]) ** 2)
             total += constant + _largest(linear, double)
         return float(np.sqrt(total))
 
@@ -229,9 +227,7 @@ def _largest(linear: complex, double: complex) -> float:
         np.conj(linear) / 2,
         -np.conj(double) / 1j,
     ]
-    angles = np.concatenate(
-        [np.angle(np.roots(quartic)), np.linspace(0, 2 * np.pi, 720, endpoint=False)]
-    )
+    angles = np.concatenate([np.angle(np.roots(quartic)), np.linspace(0, 2 * np.pi, 720, endpoint=False)])
     x = np.exp(1j * angles)
     return float(np.max(np.imag(x * linear) - np.real(x**2 * double)))
 

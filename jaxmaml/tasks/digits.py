@@ -1,7 +1,7 @@
 """Real handwritten digits: binary tasks, one a pair of classes (family (d)).
 
-scikit-learn's 1797 digits of 8 x 8 pixels; x is the pixels and a constant feature, scaled so that max ||x|| = 1.
-With the logistic loss L <= 1/4 + mu, rho <= 1/(6 sqrt 3), and F(0) = ln 2 bounds F(0) - inf F.
+scikit-learn's 1797 digits of 8 x 8 pixels; x is the pixels and a constant feature, scaled so that
+max ||x|| = 1. With the logistic loss L <= 1/4 + mu, rho <= 1/(6 sqrt 3), and F(0) = ln 2 bounds F(0) - inf F.
 """
 
 import itertools
@@ -31,15 +31,14 @@ def make(
     check_step_count("pool", pool, least=2)
     if tasks > len(PAIRS) or pool > 2 * 174 or pool % 2:
         raise ValueError(
-            f"tasks = {tasks}, pool = {pool}; allowed: at most {len(PAIRS)} tasks, an even pool of at most 348"
+            f"tasks = {tasks}, pool = {pool}; allowed: at most {len(PAIRS)} tasks, "
+            "an even pool of at most 348"
         )
     images, classes = _load()
     rng = np.random.default_rng(seed)
     x, y = [], []
     for j in rng.permutation(len(PAIRS))[:tasks]:
-        chosen = [
-            rng.permutation(np.flatnonzero(classes == digit))[: pool // 2] for digit in PAIRS[j]
-        ]
+        chosen = [rng.permutation(np.flatnonzero(classes == digit))[: pool // 2] for digit in PAIRS[j]]
         x.append(images[np.concatenate(chosen)])
         low = 0.0 if loss == "softmax" else -1.0
         y.append(np.repeat([low, 1.0], pool // 2))
@@ -50,9 +49,7 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            "the digits need scikit-learn: pip install 'jaxmaml[experiments]'"
-        ) from error
+        raise ImportError("the digits need scikit-learn: pip install 'jaxmaml[experiments]'") from error
     data = load_digits()
     x = np.concatenate([data.data / 16, np.ones((len(data.data), 1))], axis=1)
     return x / np.linalg.norm(x, axis=1).max(), data.target

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml.checks import check_nonnegative, check_positive, check_step_count, unknown
-from jaxmaml.types import Constants, Infimum, Scalar
+from jaxmaml.types import Array, Constants, Infimum, Scalar
 
 
 class PointLoss(NamedTuple):
@@ -32,22 +32,16 @@ class PointLoss(NamedTuple):
 
 def _cross_entropy(z: jax.Array, y: jax.Array, s: Scalar) -> jax.Array:
     del s
-    return (
-        jax.nn.logsumexp(z, axis=-1) - jnp.take_along_axis(z, y.astype(int)[..., None], -1)[..., 0]
-    )
+    return jax.nn.logsumexp(z, axis=-1) - jnp.take_along_axis(z, y.astype(int)[..., None], -1)[..., 0]
 
 
 LOSSES = {
     # y in {-1, 1}: log(1 + e^{-yz}), convex
-    "logistic": PointLoss(
-        lambda z, y, s: jax.nn.softplus(-y * z), 1.0, 1 / 4, 1 / (6 * math.sqrt(3))
-    ),
+    "logistic": PointLoss(lambda z, y, _: jax.nn.softplus(-y * z), 1.0, 1 / 4, 1 / (6 * math.sqrt(3))),
     # y a class: log sum_c e^{z_c} - z_y, convex; x enters every class
     "softmax": PointLoss(_cross_entropy, math.sqrt(2), 1 / 2, math.sqrt(6) / 9),
     # y in {-1, 1}: 1/(1 + e^{yz}), nonconvex
-    "sigmoid": PointLoss(
-        lambda z, y, s: jax.nn.sigmoid(-y * z), 1 / 4, 1 / (6 * math.sqrt(3)), 1 / 8
-    ),
+    "sigmoid": PointLoss(lambda z, y, _: jax.nn.sigmoid(-y * z), 1 / 4, 1 / (6 * math.sqrt(3)), 1 / 8),
     # y real: s^2/2 log(1 + (z - y)^2/s^2), nonconvex; c1 grows with s, c3 falls
     "cauchy": PointLoss(
         lambda z, y, s: 0.5 * s**2 * jnp.log1p(jnp.square((z - y) / s)),
@@ -59,18 +53,18 @@ LOSSES = {
 
 
 class Pools(NamedTuple):
-    x: jax.Array
+    x: Array
     """features, shape (n, N, p)."""
-    y: jax.Array
+    y: Array
     """labels, shape (n, N)."""
 
 
 class WeightedBatch(NamedTuple):
     """Points with weights that add up to 1; sample axis first."""
 
-    x: jax.Array
-    y: jax.Array
-    weights: jax.Array
+    x: Array
+    y: Array
+    weights: Array
 
 
 @jax.tree_util.register_dataclass
@@ -97,7 +91,8 @@ class FiniteData:
     def loss(self, w: jax.Array, task: Pools, batch: WeightedBatch) -> jax.Array:
         del task
         weights = w if self.outputs == 1 else w.reshape(-1, self.outputs)
-        values = LOSSES[self.kind].value(batch.x @ weights, batch.y, self.scale)
+        scores = jnp.asarray(batch.x) @ weights
+        values = LOSSES[self.kind].value(scores, jnp.asarray(batch.y), self.scale)
         return jnp.vdot(batch.weights, values) + 0.5 * self.mu * jnp.vdot(w, w)
 
     def full(self, task: Pools) -> WeightedBatch:

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml.tasks._noise import NOISELESS, Noise, NoiseBatch, make_noise
-from jaxmaml.types import Constants, Infimum
+from jaxmaml.types import Array, Constants, Infimum
 
 
 class QuadraticTasks(NamedTuple):
-    hessians: jax.Array
+    hessians: Array
     """A, shape (n, d, d), symmetric, unit phi/u^2."""
-    centers: jax.Array
+    centers: Array
     """c, shape (n, d), unit u."""
 
 
@@ -72,7 +72,7 @@ class Quadratic:
 
     def infimum(self, alpha: float) -> Infimum:
         """F(w_M); F is convex because every A_i is positive semidefinite."""
-        hessians, centers = self._arrays()
+        _, centers = self._arrays()
         p2 = self._powers(alpha, 2)
         offset = self.maml_limit(alpha) - centers
         return Infimum(float(0.5 * np.mean(np.einsum("ni,nij,nj->n", offset, p2, offset))), "exact")
@@ -80,9 +80,7 @@ class Quadratic:
     def ball_center(self) -> np.ndarray:
         """w_hat, the minimiser of f = E f_i, shape (d,)."""
         hessians, centers = self._arrays()
-        return np.linalg.solve(
-            hessians.mean(axis=0), np.einsum("nij,nj->ni", hessians, centers).mean(axis=0)
-        )
+        return np.linalg.solve(hessians.mean(axis=0), np.einsum("nij,nj->ni", hessians, centers).mean(axis=0))
 
     def maml_limit(self, alpha: float) -> np.ndarray:
         """w_M, the minimiser of F, shape (d,)."""

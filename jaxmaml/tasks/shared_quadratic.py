@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml.tasks._noise import NOISELESS, Noise, NoiseBatch, make_noise
-from jaxmaml.types import BatchSizes, Constants, Infimum, Scalar
+from jaxmaml.types import Array, BatchSizes, Constants, Infimum, Scalar
 
 
 class QuadraticCenters(NamedTuple):
-    centers: jax.Array
+    centers: Array
     """c, shape (n, d), unit u."""
 
 
@@ -31,7 +31,7 @@ class QuadraticCenters(NamedTuple):
 class SharedQuadratic:
     """The eigenvalues h of A, shape (d,), unit phi/u^2; the tasks; the noise of a sample."""
 
-    eigenvalues: jax.Array
+    eigenvalues: Array
     tasks: QuadraticCenters
     noise: Noise = field(default_factory=Noise)
 

@@ -1,7 +1,8 @@
 """What the theory promises, one result a file: NumPy only, knowing nothing of JAX, runs or figures.
 
 "As summarised" is what the summary of the paper states, with its misprints mended and each marked;
-"derived" is what docs/theory.md proves, with explicit constants. Unit phi is that of the loss, u of parameters.
+"derived" is what docs/theory.md proves, with explicit constants. Unit phi is that of the loss, u that
+of the parameters.
 """
 
 import functools

@@ -5,8 +5,8 @@ With b_k = ||grad F(w_k)||, beta_k = c / L~(w_k), Delta = F(w_0) - inf F and at 
     E[F(w_{k+1}) | w_k] <= F(w_k) - c / L(w_k) (kappa b_k^2 - N),
 
 where N collects what noise and bias leave. L(w) <= a + kappa' b with a = 4 L + 2 rho alpha C3 sigma and
-kappa' = 2 rho alpha C1, so that b^2 / (a + kappa' b) being convex and increasing gives the line epsilon(K), its
-inverse N(epsilon) and the floor epsilon(inf). docs/theory.md has the proofs.
+kappa' = 2 rho alpha C1, so that b^2 / (a + kappa' b) being convex and increasing gives the line epsilon(K),
+its inverse N(epsilon) and the floor epsilon(inf). docs/theory.md has the proofs.
 """
 
 import math
@@ -124,7 +124,7 @@ class Theorem:
     """61, 14 or 36."""
     exact_bias: Callable[[float], tuple[float, float]]
     """lam -> (rho_b, R / sigma) with ||r|| <= rho_b b + R for exact gradients."""
-    persistent: Callable[[float], float] = lambda lam: 0.0
+    persistent: Callable[[float], float] = lambda _: 0.0
     """lam -> the coefficient of sigma^2 in the summary's bracket that no batch removes."""
 
     # Conditions
@@ -142,8 +142,7 @@ class Theorem:
         check_alpha(alpha)
         tasks, samples = step_moments.step_batch_conditions(constants, alpha)
         actual = [
-            math.inf if x is None else float(x)
-            for x in (sizes.B, sizes.D_h, sizes.B_prime, sizes.D_beta)
+            math.inf if x is None else float(x) for x in (sizes.B, sizes.D_h, sizes.B_prime, sizes.D_beta)
         ]
         limit = self.alpha_max_summary(constants.L)
         required = (
@@ -179,9 +178,7 @@ class Theorem:
             + k.inner * t2 * D_in
         )
 
-    def line(
-        self, K: Array, gap: float, constants: Constants, alpha: float, sizes: BatchSizes
-    ) -> Array:
+    def line(self, K: Array, gap: float, constants: Constants, alpha: float, sizes: BatchSizes) -> Array:
         """epsilon(K) >= (1/K) sum_{k<K} E||grad F(w_k)||, unit phi/u; gap = Delta, unit phi."""
         a, slope = self._smoothness_line(constants, alpha)
         kappa = self.drift(constants, alpha).kappa
@@ -278,9 +275,7 @@ class Theorem:
         r = rate * eps + ratio * constants.sigma
         P = (1 - self.c / 2) * eps**2 - (1 - self.c) * eps * r - self.c / 2 * r**2
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(P > 0, gap * (a + slope * eps) / (self.c * np.maximum(P, 0)), np.inf)[
-                ()
-            ]
+            return np.where(P > 0, gap * (a + slope * eps) / (self.c * np.maximum(P, 0)), np.inf)[()]
 
     def exact_floor(self, constants: Constants, alpha: float) -> float:
         """The largest zero of P, unit phi/u: 0 for MAML."""

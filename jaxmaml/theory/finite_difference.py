@@ -11,9 +11,7 @@ def truncation(constants: Constants, delta: float, norm: float) -> float:
 
     The first, half of what is summarised, is attained by rho |x|^3 / 6 at 0. norm = ||v||.
     """
-    third = (
-        constants.zeta * delta**2 * norm**3 / 6 if constants.zeta < float("inf") else float("inf")
-    )
+    third = constants.zeta * delta**2 * norm**3 / 6 if constants.zeta < float("inf") else float("inf")
     return min(0.5 * constants.rho * delta * norm**2, 2 * constants.L * norm, third)
 
 

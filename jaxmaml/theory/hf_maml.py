@@ -43,8 +43,9 @@ theorem = Theorem(
     name="hf_maml",
     statement=(
         "For alpha <= 1/(6 L), D_h >= 36 (alpha sigma_h)^2, B >= 20, beta = 1/(25 L~) and "
-        "delta = 1/(6 rho alpha ||g~_i||), HF-MAML finds E||grad F|| <= max{ 6 ((1 + rho alpha sigma/L) S)^(1/2), "
-        "36 rho alpha S/L, eps }, S = sigma^2/B + sigma~^2/(B D_o) + sigma~^2/D_in, within "
+        "delta = 1/(6 rho alpha ||g~_i||), HF-MAML finds E||grad F|| <= "
+        "max{ 6 ((1 + rho alpha sigma/L) S)^(1/2), 36 rho alpha S/L, eps }, "
+        "S = sigma^2/B + sigma~^2/(B D_o) + sigma~^2/D_in, within "
         "O(1) Delta min{ (L + rho alpha (sigma + eps))/eps^2, L/S } steps."
     ),
     c=1 / 25,

@@ -6,9 +6,7 @@ from jaxmaml.theory.finite_difference import chi
 from jaxmaml.types import Constants
 
 
-def fo_limit_bound(
-    constants: Constants, alpha: float, hessian_half_range: float | None = None
-) -> float:
+def fo_limit_bound(constants: Constants, alpha: float, hessian_half_range: float | None = None) -> float:
     """||grad F|| = alpha ||Cov_i(H_i, g_i)|| <= alpha L (1 + lam) (1 + lam^2/(1 - lam)^2)^{1/2} sigma.
 
     At any point with E_i g_i = 0, lam = alpha L < 1; L may be replaced by half the range of the

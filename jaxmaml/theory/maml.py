@@ -34,9 +34,10 @@ def hessian_samples(constants: Constants, alpha: float) -> float:
 theorem = Theorem(
     name="maml",
     statement=(
-        "For alpha <= 1/L, D_h >= 2 alpha^2 sigma_h^2, B >= 20 and beta = 1/(12 L~), MAML finds E||grad F|| <= "
-        "max{ (61 (1 + rho alpha sigma/L) S)^(1/2), 61 rho alpha S/L, eps }, S = sigma^2/B + sigma~^2/(B D_o) + "
-        "sigma~^2/D_in, within O(1) Delta min{ (L + rho alpha (sigma + eps))/eps^2, L/S } steps."
+        "For alpha <= 1/L, D_h >= 2 alpha^2 sigma_h^2, B >= 20 and beta = 1/(12 L~), MAML finds "
+        "E||grad F|| <= max{ (61 (1 + rho alpha sigma/L) S)^(1/2), 61 rho alpha S/L, eps }, "
+        "S = sigma^2/B + sigma~^2/(B D_o) + sigma~^2/D_in, within "
+        "O(1) Delta min{ (L + rho alpha (sigma + eps))/eps^2, L/S } steps."
     ),
     c=1 / 12,
     lam_max=1 / 6,
@@ -44,5 +45,5 @@ theorem = Theorem(
     split=split,
     hessian_samples=hessian_samples,
     summary_constant=61,
-    exact_bias=lambda lam: (0.0, 0.0),
+    exact_bias=lambda _: (0.0, 0.0),
 )

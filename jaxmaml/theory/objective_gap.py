@@ -6,7 +6,10 @@ from jaxmaml.types import Constants
 
 
 def gap_summary(constants: Constants, alpha: float, D_test: float) -> float:
-    """||grad F-hat - grad F|| <= 2 alpha L sigma~ / sqrt(D) + alpha^2 L sigma_h sigma~ / D (as summarised)."""
+    """||grad F-hat - grad F|| <= 2 alpha L sigma~ / sqrt(D) + alpha^2 L sigma_h sigma~ / D.
+
+    As summarised.
+    """
     first = 2 * alpha * constants.L * constants.sigma_tilde / math.sqrt(D_test)
     return first + _cross(constants, alpha, D_test)
 
