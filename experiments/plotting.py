@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,8 +29,7 @@ LABELS = {
     "maml_same_batch": "MAML, same batch",
 }
 OTHER = ("#56B4E9", "#E69F00", "#F0E442", "#000000")
-THEORY = {"derived": "--", "as summarised": ":", "exact": "-."}
-"""line style of each kind of theory line."""
+# Line styles: "--" derived, ":" as summarised, "-." exact.
 
 WIDTH, HEIGHT = 2.9, 3.0
 """inches, of one panel: a column of a paper."""
@@ -85,6 +85,15 @@ def ordered(estimators: Iterable[object]) -> list[str]:
     """Names in the order of COLORS, others behind."""
     names = [str(e) for e in estimators]
     return sorted(dict.fromkeys(names), key=lambda e: (list(COLORS) + names).index(e))
+
+
+def vanished(axis: Axes, x: Any, y: Any, text: str, **look: Any) -> None:
+    """Values that are zero up to rounding, as markers on the lower edge; the legend says below what."""
+    edge = axis.get_xaxis_transform()
+    most = f"$10^{{{np.ceil(np.log10(max(np.max(y), 1e-16))):.0f}}}$"
+    axis.plot(
+        x, np.full(len(x), 0.03), transform=edge, linestyle="none", label=f"{text}, below {most}", **look
+    )
 
 
 def finish(figure: Figure, title: str, columns: int = 3) -> Figure:

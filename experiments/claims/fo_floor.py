@@ -214,14 +214,10 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.loglog(fo.alpha, fo.bound_summary, ":", color="k", label="FO theorem, as summarised")
         axis.loglog(fo.alpha, fo.bound, "--", color="k", label="limit-point bound, derived")
         axis.loglog(fo.alpha, fo.predicted, "-.", color="0.4", label=r"$\alpha\|$Cov$(H,g)\|$, exact")
-        for estimator, rows in (("fo_maml", fo), ("maml", maml)):
-            axis.loglog(
-                rows.alpha,
-                np.maximum(rows.grad_norm, 1e-16),
-                plotting.MARKERS[estimator],
-                color=plotting.color(estimator),
-                label=plotting.label(estimator),
-            )
+        axis.loglog(fo.alpha, fo.grad_norm, "s", color=plotting.color("fo_maml"), label="FO-MAML")
+        axis.set_ylim(bottom=fo.grad_norm.min() / 10)
+        largest = table[(table.estimator == "maml") & table.family.isin(titles)].grad_norm.max()
+        plotting.vanished(axis, maml.alpha, largest, "MAML", marker="o", color=plotting.color("maml"))
         axis.set_title(title)
         axis.set_xlabel(r"inner rate $\alpha$ [$u^2/\varphi$]")
     axes[0].set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")

@@ -251,26 +251,25 @@ def figure(table: pd.DataFrame) -> Figure:
     hf, fo = plotting.color("hf_maml"), plotting.color("fo_maml")
     for axis, (name, title) in zip(axes, titles.items(), strict=False):
         part = table[table.family == name].sort_values("alpha")
-        for rule, marker, text in (
-            ("theorem", "^", "HF-MAML, theorem's $\\delta$"),
-            ("float_optimal", "v", "HF-MAML, float-optimal $\\delta$"),
-        ):
-            one = part[part.rule == rule]
-            fill = hf if rule == "theorem" else "none"
-            axis.loglog(
-                1 / one.inverse_lambda,
-                np.maximum(one.grad_norm, 1e-16),
-                marker,
-                color=hf,
-                markerfacecolor=fill,
-                label=text,
-            )
         one = part[part.rule == "theorem"]
         lam = 1 / one.inverse_lambda
+        axis.loglog(lam, one.grad_norm, "^", color=hf, label="HF-MAML, theorem's $\\delta$")
+        repaired = part[part.rule == "float_optimal"]
+        largest = table[table.rule == "float_optimal"].grad_norm.max()
+        plotting.vanished(
+            axis,
+            1 / repaired.inverse_lambda,
+            largest,
+            "HF-MAML, float-optimal $\\delta$",
+            marker="v",
+            color=hf,
+            markerfacecolor="none",
+        )
         axis.loglog(lam, one.fo_floor, "-.", color=fo, label=r"FO-MAML's floor, exact")
         axis.loglog(lam, one.limit_bound, "--", color="k", label=r"$\chi\,E\|g_i\|$, derived")
         if one.predicted.notna().all():
             axis.loglog(lam, one.predicted, "-.", color="0.4", label=r"$\alpha\|E\,t_i\|$, exact")
+        axis.set_ylim(bottom=one.grad_norm.min() / 10)
         axis.set_title(title)
         axis.set_xlabel(r"$\alpha L$ [1]")
     axes[0].set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")

@@ -132,8 +132,9 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
     for (name, estimator), part in table.groupby(["family", "estimator"], sort=False):
         new = part[(part.step > 0) & np.isfinite(part.line)]
         ratio = new.step / new.line
-        # A descent method must never raise F (up to rounding), and must get somewhere.
-        rises = np.diff(part.objective) > 1e-12 * np.abs(part.objective.iloc[0])
+        # Above the floor of its line a method must never raise F (up to rounding).
+        above = part.objective[np.isfinite(part.line)]
+        rises = np.diff(above) > 1e-12 * np.abs(part.objective.iloc[0])
         about = (
             "E27" if name == "digits" else "E12",
             f"iterations of {plotting.label(estimator)} on {name}",
@@ -240,13 +241,13 @@ def figure(table: pd.DataFrame) -> Figure:
                 color=shade,
                 label=rf"{plotting.label(estimator)}, $N_{{det}}(\varepsilon)$ derived",
             )
-        axis.invert_xaxis()
-        # Far below the measured range the line of a locally linear method says nothing.
+        # Far below its start a method that converges linearly says nothing about the order.
+        axis.set_xlim(2 * here.epsilon.max(), max(here.epsilon.min(), 1e-5 * here.epsilon.max()))
         axis.set_ylim(1, 1e4 * here.step.max())
         axis.set_title(title)
         axis.set_xlabel(r"accuracy $\varepsilon$ [$\varphi/u$]")
     spectrum = table[(table.family == "log_spectrum") & (table.step > 0)]
-    middle = spectrum.iloc[len(spectrum) // 2]
+    middle = spectrum.iloc[(spectrum.step - 3000).abs().argmin()]
     axes[0].loglog(
         spectrum.epsilon,
         middle.step * (middle.epsilon / spectrum.epsilon) ** 2 / 4,
