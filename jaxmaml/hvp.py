@@ -37,9 +37,7 @@ def central_difference(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree
     """
     check_positive("delta", delta)
     norm = tree.norm(vector)
-    # Below this a delta of the order of 1/||v|| overflows; the product is then under L ||v||, i.e. 0.
-    info = jnp.finfo(norm.dtype)
-    zero = norm < info.tiny / info.eps
+    zero = vanishes(norm)
     safe = jnp.where(zero, 1.0, norm)
     arc = jnp.where(zero, 1.0, jnp.asarray(delta, norm.dtype) * safe)
     shift = jax.tree.map(lambda v: (arc / safe).astype(v.dtype) * v, vector)
@@ -49,6 +47,12 @@ def central_difference(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree
     )
     factor = jnp.where(zero, 0.0, safe / (2 * arc))
     return jax.tree.map(lambda a, b: factor.astype(a.dtype) * (a - b), ahead, behind)
+
+
+def vanishes(norm: jax.Array) -> jax.Array:
+    """Whether a step of the order of 1/||v|| could overflow; H v is then taken as 0, its size is L ||v||."""
+    info = jnp.finfo(norm.dtype)
+    return norm < info.tiny / info.eps
 
 
 def dense(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:

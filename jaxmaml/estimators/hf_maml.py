@@ -33,7 +33,8 @@ def hf_maml(
     largest = jnp.stack([jnp.max(a) for a in map(jnp.asarray, jax.tree.leaves(alpha))]).max()
     safe = jnp.where(largest > 0, largest, 1.0)
     direction = tree.scale(jax.tree.map(lambda a: a / safe, alpha), v)
-    step = delta(tree.norm(direction)) if callable(delta) else delta
+    norm = tree.norm(direction)
+    step = delta(jnp.where(hvp.vanishes(norm), 1.0, norm)) if callable(delta) else delta
     difference = hvp.central_difference(loss, params, direction, episode.hessian, step)
     return jax.tree.map(lambda a, b: a - largest.astype(a.dtype) * b, v, difference)
 

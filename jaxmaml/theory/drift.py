@@ -206,6 +206,7 @@ class Theorem:
 
     def _smoothness_line(self, constants: Constants, alpha: float) -> tuple[float, float]:
         """(a, kappa') with L(w) <= a + kappa' b."""
+        check_alpha(alpha)
         c1, _, c3 = comparison_constants(alpha * constants.L)
         factor = 2 * constants.rho * alpha
         return 4 * constants.L + factor * c3 * constants.sigma, factor * c1
@@ -268,7 +269,6 @@ class Theorem:
         P(eps) = (1 - c/2) eps^2 - (1 - c) eps (rho_b eps + R) - c/2 (rho_b eps + R)^2, and
         min_{k<K} ||grad F(w_k)|| <= eps for K >= N_det(eps).
         """
-        check_alpha(alpha)
         eps = np.asarray(eps, float)
         a, slope = self._smoothness_line(constants, alpha)
         rate, ratio = self.exact_bias(alpha * constants.L)
