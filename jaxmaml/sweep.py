@@ -113,7 +113,7 @@ def sweep(
       labelled: (labels, cell) pairs; the labels become columns.
       directory: where chunks are kept, a folder a signature. A finished chunk is written atomically,
         so that a killed sweep resumes with nothing lost and nothing run twice.
-      chunk_cells: at most this many cells in one call of a program.
+      chunk_cells: at most this many cells in one call of a program (but one for each device).
       quiet: print neither the plan nor progress.
 
     Returns:
@@ -184,7 +184,7 @@ def _run_group(
     devices = jax.local_devices()
     shared = _shared_leaves([cells[i] for i in todo])
     structure = jax.tree.structure(cells[todo[0]])
-    lanes = min(_lanes(cells[todo[0]]), math.ceil(len(todo) / len(devices)))
+    lanes = min(_lanes(cells[todo[0]]), math.ceil(min(len(todo), chunk_cells) / len(devices)))
     block = lanes * len(devices)
     chunks = math.ceil(len(todo) / max(chunk_cells, block))
     width = math.ceil(len(todo) / chunks / block) * block

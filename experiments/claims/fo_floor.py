@@ -83,7 +83,7 @@ def grid(scale: str) -> Cells:
 def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     """One row a cell: the end of the run beside the predicted floor and the bounds."""
     del scale
-    last = rows.groupby("cell", sort=False).last().reset_index(drop=True)
+    last = rows.groupby("cell", sort=False).tail(1).reset_index(drop=True)
     families = _families()
     table = []
     for row in last.itertuples():

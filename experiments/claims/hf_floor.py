@@ -108,7 +108,7 @@ def hf_root(family: Cosine, alpha: float, arc: float) -> float:
 def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     """One row a cell: the end of the run, FO-MAML's floor there, the closed form on (c2), the bounds."""
     del scale
-    last = rows.groupby("cell", sort=False).last().reset_index(drop=True)
+    last = rows.groupby("cell", sort=False).tail(1).reset_index(drop=True)
     families = _families()
     theorem = theory.theorems()["hf_maml"]
     table = []

@@ -1,0 +1,178 @@
+"""Hessian-vector products, pytree norms, fast sines, random normals: against slower, independent ways."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+import scipy.stats
+from jax.flatten_util import ravel_pytree
+
+from jaxmaml import hvp, random, tree, trigonometry
+from jaxmaml.theory import finite_difference
+from jaxmaml.types import Constants
+
+
+def network(params, batch):
+    x, y = batch
+    return jnp.mean((jnp.tanh(x @ params["a"] + params["b"]).sum(axis=1) - y) ** 2)
+
+
+def problem(dtype=np.float64):
+    rng = np.random.default_rng(0)
+    params = {"a": rng.standard_normal((3, 2)), "b": 2 + rng.standard_normal(2)}
+    vector = {"a": 5 * rng.standard_normal((3, 2)), "b": rng.standard_normal(2)}
+    batch = (rng.standard_normal((6, 3)), 4 * rng.standard_normal(6))
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, vector, batch))
+
+
+class TestHessianVectorProducts:
+    def test_exact_equals_dense(self):
+        params, vector, batch = problem()
+        exact = hvp.exact(network, params, vector, batch)
+        chex.assert_trees_all_close(exact, hvp.dense(network, params, vector, batch), rtol=1e-12)
+        chex.assert_trees_all_equal_shapes_and_dtypes(exact, params)
+
+    def test_exact_equals_hand_derivatives(self):
+        rng = np.random.default_rng(1)
+        w, v = rng.standard_normal(3) + 1, 3 * rng.standard_normal(3)
+        batch = (rng.standard_normal((5, 3)), np.sign(rng.standard_normal(5)))
+
+        def loss(w, batch):
+            x, y = batch
+            fit = jnp.mean(jnp.log1p(jnp.exp(-y * (x @ w - 0.5))))
+            return fit + 0.05 * jnp.sum(w**2) + jnp.sum((w - 1) ** 4) / 4
+
+        expected = reference.logistic_hessian(w, batch) @ v
+        np.testing.assert_allclose(hvp.exact(loss, w, v, batch), expected, rtol=1e-12)
+
+    def test_difference_within_its_bound(self):
+        """(c) in one dimension: f = -sin x has L = rho = zeta = 1; the bound holds at every step."""
+        constants = Constants(L=1.0, rho=1.0, sigma=0.0, zeta=1.0)
+        w, v = jnp.array([0.7]), jnp.array([2.5])
+
+        def loss(x, batch):
+            return -jnp.sum(jnp.sin(x)) + 0 * jnp.sum(batch)
+
+        for delta in (1e-3, 0.1, 0.6, 3.0):
+            found = hvp.central_difference(loss, w, v, jnp.zeros(1), delta)
+            error = float(jnp.abs(found - jnp.sin(w) * v)[0])
+            bound = finite_difference.truncation(constants, delta, 2.5)
+            assert error <= bound * (1 + 1e-9)
+            assert error >= 0.05 * bound
+
+    def test_difference_is_symmetric(self):
+        """Even derivatives cancel: exact on a cubic's even part, unlike a one-sided difference."""
+        w, v = jnp.array([1.3, -0.4]), jnp.array([2.0, 5.0])
+
+        def cubic(x, batch):
+            return jnp.sum(2 * x**3) + jnp.sum(3 * x**2) + 0 * jnp.sum(batch)
+
+        found = hvp.central_difference(cubic, w, v, jnp.zeros(1), 0.25)
+        np.testing.assert_allclose(found, (12 * w + 6) * v, rtol=1e-13)
+
+    def test_step_that_depends_on_a_tiny_norm(self):
+        """||v|| = 1e-200: delta = 1/||v|| is huge, its arc is 1."""
+        w, v = jnp.array([1.3, -0.4]), jnp.array([3e-200, 4e-200])
+
+        def loss(x, batch):
+            return jnp.sum(x**2) + 0 * jnp.sum(batch)
+
+        found = hvp.central_difference(loss, w, v, jnp.zeros(1), 1 / tree.norm(v))
+        np.testing.assert_allclose(found, 2 * v, rtol=1e-12)
+
+    def test_of_zero(self):
+        params, vector, batch = problem()
+        nothing = jax.tree.map(jnp.zeros_like, vector)
+        found = hvp.central_difference(network, params, nothing, batch, 0.1)
+        chex.assert_trees_all_equal(found, nothing)
+
+    def test_float32(self):
+        low = [hvp.exact(network, *problem(d)[:2], problem(d)[2]) for d in (np.float32, np.float64)]
+        one, two = (ravel_pytree(x)[0] for x in low)
+        params, vector, batch = problem()
+        flat, unravel = ravel_pytree(params)
+        hessian = jax.hessian(lambda w: network(unravel(w), batch))(flat)
+        scale = np.linalg.norm(hessian, 2) * np.linalg.norm(ravel_pytree(vector)[0])
+        # The derivative of a saturated tanh loses a few digits.
+        assert np.linalg.norm(one - two) <= 64 * np.finfo(np.float32).eps * scale
+
+
+class TestTree:
+    def test_norm(self):
+        some = {"a": jnp.array([3.0, -4.0]), "b": [jnp.array([[12.0]])]}
+        assert float(tree.norm(some)) == 13.0
+
+    @pytest.mark.parametrize("size", [1e-200, 1e200])
+    def test_norm_neither_underflows_nor_overflows(self, size):
+        assert float(tree.norm([size * jnp.array([3.0, 4.0])])) == pytest.approx(5 * size)
+
+    def test_norm_of_zero(self):
+        assert float(tree.norm([jnp.zeros(3)])) == 0.0
+
+    def test_scale_by_prefix(self):
+        some = {"a": [jnp.ones(2), jnp.ones(1)], "b": jnp.ones(3)}
+        found = tree.scale({"a": 2.0, "b": 5.0}, some)
+        chex.assert_trees_all_equal(
+            found, {"a": [2 * jnp.ones(2), 2 * jnp.ones(1)], "b": 5 * jnp.ones(3)}
+        )
+
+
+class TestTrigonometry:
+    x = np.concatenate([np.linspace(-40, 40, 20_001), np.random.default_rng(0).uniform(-1e5, 1e5, 50_000)])
+
+    @pytest.mark.parametrize("name", ["sin", "cos"])
+    def test_accuracy(self, name):
+        exact = getattr(np, name)(self.x.astype(np.longdouble))
+        found = np.asarray(getattr(trigonometry, name)(jnp.asarray(self.x)))
+        assert np.max(np.abs(found - exact)) <= 4e-16
+
+    @pytest.mark.parametrize("name", ["sin", "cos"])
+    def test_derivatives(self, name):
+        x = jnp.asarray(self.x[::997])
+
+        def derivatives(function):
+            one = jax.grad(function)
+            two = jax.grad(one)
+            return [jax.vmap(g)(x) for g in (one, two, jax.grad(two))]
+
+        ours, theirs = (derivatives(getattr(m, name)) for m in (trigonometry, jnp))
+        np.testing.assert_allclose(ours, theirs, atol=1e-15)
+
+    def test_float32(self):
+        x = jnp.asarray(self.x[:100], jnp.float32)
+        np.testing.assert_array_equal(trigonometry.sin(x), jnp.sin(x))
+        np.testing.assert_array_equal(trigonometry.cos(x), jnp.cos(x))
+
+    @pytest.mark.parametrize("name", ["sin", "cos"])
+    def test_bounded_where_a_run_has_diverged(self, name):
+        found = getattr(trigonometry, name)(jnp.array([1e17, -1e200]))
+        assert np.all(np.abs(found) <= 1 + 1e-2)
+
+
+class TestRandom:
+    def test_law(self):
+        x = np.asarray(random.standard_normal(jax.random.key(3), (3, 40_000)))
+        assert x.dtype == np.float64
+        assert scipy.stats.kstest(x.ravel(), "norm").pvalue > 1e-3
+        # Rows come from neighbouring halves of the same 64-bit words.
+        assert np.max(np.abs(np.corrcoef(x) - np.eye(3))) < 0.02
+        lagged = np.corrcoef(x[0, :-1], x[0, 1:])[0, 1]
+        assert abs(lagged) < 0.02
+
+    def test_odd_counts(self):
+        assert random.standard_normal(jax.random.key(0), (3, 5)).shape == (3, 5)
+
+    def test_finite_for_every_pattern(self):
+        bits = jnp.concatenate(
+            [jnp.arange(0, 2**32, 65_521, dtype=jnp.uint32), jnp.array([0, 511, 512, 2**32 - 1], jnp.uint32)]
+        )
+        x = np.asarray(random.normal_of_bits(bits))
+        assert np.all(np.isfinite(x))
+        assert np.all(np.diff(x[:-4]) >= 0)
+        assert x.min() == -x.max()
+
+    def test_keys_differ(self):
+        one, two = (random.standard_normal(jax.random.key(j), (100,)) for j in (0, 1))
+        assert np.all(one != two)

@@ -1,0 +1,162 @@
+"""Tables on disk: written whole or not at all, never read when damaged; statistics; the ledger."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from experiments import judging
+from jaxmaml import results
+from jaxmaml.results import Interval
+
+ROWS = pd.DataFrame({"key": ["a", "a", "b"], "x": [1.0, 2.0, np.nan]})
+
+
+def write(folder):
+    results.write_chunk(folder, ["a", "b"], ROWS, {"cell_steps": 3, "run_s": 0.1})
+    return next(folder.glob("*.parquet")), next(folder.glob("*.json"))
+
+
+class TestChunks:
+    def test_round_trip(self, tmp_path):
+        write(tmp_path)
+        rows, manifests = results.read_chunks(tmp_path)
+        pd.testing.assert_frame_equal(rows, ROWS)
+        assert manifests[0]["cells"] == ["a", "b"]
+
+    @pytest.mark.parametrize("damage", ["cut", "edit", "manifest", "no rows", "no sum"])
+    def test_damaged_chunk_is_named_and_set_aside(self, tmp_path, damage):
+        rows, manifest = write(tmp_path)
+        data = rows.read_bytes()
+        if damage == "cut":
+            rows.write_bytes(data[: len(data) // 2])
+        elif damage == "edit":
+            rows.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+        elif damage == "manifest":
+            manifest.write_bytes(manifest.read_bytes()[:30])
+        elif damage == "no rows":
+            rows.unlink()
+        else:
+            manifest.write_text(json.dumps({"cells": ["a", "b"]}))
+        with pytest.warns(UserWarning, match=f"{rows.name} is damaged .*set aside"):
+            found, manifests = results.read_chunks(tmp_path)
+        assert found.empty
+        assert manifests == []
+        assert not list(tmp_path.glob("*.json"))
+        assert list(tmp_path.glob("*.damaged"))
+
+    def test_rows_without_manifest_are_not_read(self, tmp_path):
+        """The manifest is written last: without it the chunk was never finished."""
+        _, manifest = write(tmp_path)
+        manifest.unlink()
+        assert results.read_chunks(tmp_path)[0].empty
+
+    def test_failed_write_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / "x.csv"
+        results.write_atomically(path, b"old")
+
+        def fail(_):
+            raise OSError("disk full")
+
+        monkeypatch.setattr(results.os, "fsync", fail)
+        with pytest.raises(OSError, match="disk full"):
+            results.write_atomically(path, b"new and longer")
+        assert path.read_bytes() == b"old"
+
+
+class TestIdentity:
+    def test_digest_separates_its_parts(self):
+        assert results.digest("ab", "c") != results.digest("a", "bc")
+
+    def test_code_is_identified_up_to_comments_and_docstrings(self, tmp_path):
+        names = ["one.py", "two.py", "three.py"]
+        texts = ['"""A."""\nx = 1  # y\n', '"""B."""\nx   = 1\n', '"""A."""\nx = 2  # y\n']
+        for name, text in zip(names, texts, strict=True):
+            (tmp_path / name).write_text(text)
+        one, two, three = (results.source_digest(tmp_path / name) for name in names)
+        assert one == two != three
+
+    def test_theory_does_not_belong_to_a_run(self):
+        names = {path.name for path in results.numerical_sources()}
+        assert {"run.py", "cosine.py", "maml.py", "hvp.py"} <= names
+        assert not any("theory" in path.parts for path in results.numerical_sources())
+
+    def test_environment(self):
+        found = results.environment()
+        assert set(found["versions"]) >= {"jax", "jaxlib", "jaxmaml", "python"}
+        assert found["x64"] is True
+
+
+class TestStatistics:
+    def test_interval(self):
+        x = np.random.default_rng(0).standard_normal(30) + 5
+        found = results.interval(x)
+        low, high = scipy.stats.t.interval(0.95, 29, x.mean(), scipy.stats.sem(x))
+        assert (found.low, found.high) == pytest.approx((low, high))
+        assert found.n == 30
+
+    def test_coverage(self):
+        """The interval holds the mean in about 95 of 100 samples."""
+        rng = np.random.default_rng(1)
+        hits = sum(i.low <= 2.0 <= i.high for i in (results.interval(rng.normal(2, 3, 5)) for _ in range(2000)))
+        assert 0.93 < hits / 2000 < 0.97
+
+    def test_nan_is_never_averaged_away(self):
+        found = results.interval([1.0, np.nan, 2.0])
+        assert np.isnan(found.mean)
+        assert np.isnan(found.high)
+
+    def test_one_value_and_none(self):
+        assert results.interval([3.0]) == Interval(3.0, 3.0, 3.0, 1)
+        with pytest.raises(ValueError, match="interval of no values"):
+            results.interval([])
+
+    def test_slope(self):
+        x = np.logspace(0, 3, 20)
+        noisy = 7 * x**-1.5 * np.exp(0.1 * np.random.default_rng(0).standard_normal(20))
+        fit = results.slope(x, noisy)
+        assert fit.low < -1.5 < fit.high
+        exact = results.slope(x, 7 * x**-1.5)
+        assert exact.mean == pytest.approx(-1.5)
+
+
+class TestVerdicts:
+    """A verdict follows from the numbers, and turns with them."""
+
+    def row(self, measured, bound=1.0, **more):
+        return judging.at_most("E00", "part", "statement", "place", measured, bound, **more)
+
+    def test_at_most(self):
+        assert self.row(0.5).verdict == "holds"
+        assert self.row(0.5).slack == 2.0
+        assert self.row(0.5, sharp=False).verdict == "holds, not sharp"
+        assert self.row(1.5).verdict == "fails as stated"
+
+    def test_the_end_of_the_interval_counts(self):
+        assert self.row(Interval(0.9, 0.7, 1.1, 5)).verdict == "fails as stated"
+        assert self.row(Interval(0.9, 0.85, 0.95, 5)).verdict == "holds"
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_not_finite_never_holds(self, value):
+        assert self.row(value, np.inf).verdict == "fails as stated"
+
+    def test_violated_condition(self):
+        row = self.row(0.5, also=False, note="alpha is above its range")
+        assert row.verdict == "fails as stated"
+        assert row.note.startswith("a condition of this row is violated")
+
+    def test_within(self):
+        def verdict(measured, **more):
+            return judging.within("E00", "p", "s", "w", measured, 2.0, 0.1, **more).verdict
+
+        assert verdict(2.05) == "holds"
+        assert verdict(1.85) == "fails as stated"
+        assert verdict(Interval(2.0, 1.8, 2.2, 3)) == "fails as stated"
+        assert verdict(2.0, also=False) == "fails as stated"
+        assert verdict(np.nan) == "fails as stated"
+
+    def test_untested_has_a_reason(self):
+        row = judging.untested("E00", "p", "s", "w", "no data")
+        assert (row.verdict, row.note) == ("not tested", "no data")

@@ -1,0 +1,213 @@
+"""Sweeps: one trace a group, equal to single runs, resumable after SIGKILL, never fooled by old files."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmaml import results, sweep
+from jaxmaml.run import Run
+from jaxmaml.tasks import cosine
+from jaxmaml.types import BatchSizes
+
+FAMILY = cosine.make(n=4, d=2, tau=1.0, seed=1)
+SIZES = BatchSizes(B=3, D_in=2.0, D_o=2.0, D_h=2.0, B_prime=1, D_beta=2.0)
+
+
+def cells(seeds=6, alpha=0.05, estimators=("maml", "fo_maml"), **changes):
+    constants = FAMILY.constants()
+    base = Run(
+        FAMILY, "maml", alpha, 1 / 12, constants.L, constants.rho, np.ones(2), SIZES, record=(0, 2, 9)
+    )
+    return [
+        (
+            {"estimator": name, "seed": seed},
+            dataclasses.replace(base, estimator=name, seed=seed, **changes),
+        )
+        for name in estimators
+        for seed in range(seeds)
+    ]
+
+
+def run(labelled, folder, **more):
+    return sweep.sweep(labelled, folder, quiet=True, **more)
+
+
+def test_equals_single_runs(tmp_path):
+    assert len(jax.local_devices()) == 2, "the tests shard over two devices"
+    labelled = cells()
+    rows, report = run(labelled, tmp_path, chunk_cells=4)
+    assert (report.cells, report.programs, report.reused) == (12, 2, 0)
+    assert report.cell_steps == 12 * 9
+    for index, (labels, cell) in enumerate(labelled):
+        part = rows[rows.cell == index]
+        assert set(part.estimator) == {labels["estimator"]}
+        single = jax.jit(lambda c: c.execute())(cell)
+        for name, values in single.items():
+            expected = np.broadcast_to(values, len(part))
+            np.testing.assert_allclose(part[name], expected, rtol=1e-11, err_msg=name)
+
+
+def test_one_trace_a_group(tmp_path):
+    labelled = cells(seeds=23, estimators=("maml", "fo_maml", "maml_same_batch"))
+    before = sum(sweep.traces.values())
+    _, report = run(labelled, tmp_path, chunk_cells=4)
+    assert report.programs == 3
+    assert sum(sweep.traces.values()) - before == 3
+    for group in sweep.group([c for _, c in labelled]):
+        assert len(group.indices) == 23
+
+
+def test_numbers_share_a_program_and_shapes_do_not():
+    one = [c for _, c in cells(1)]
+    two = [c for _, c in cells(1, alpha=0.01, c=0.5)]
+    other = [c for _, c in cells(1, sizes=dataclasses.replace(SIZES, B=4))]
+    assert len(sweep.group(one + two)) == 2
+    assert len(sweep.group(one + other)) == 4
+
+
+def test_second_time_reads_everything(tmp_path):
+    first, _ = run(cells(), tmp_path)
+    before = sum(sweep.traces.values())
+    again, report = run(cells(), tmp_path)
+    assert report.reused == report.cells
+    assert str(report) == "12 cells: all read from disk, nothing to compute"
+    assert sum(sweep.traces.values()) == before
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_more_cells_run_only_what_is_missing(tmp_path):
+    run(cells(3), tmp_path)
+    stamps = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.parquet")}
+    rows, report = run(cells(6), tmp_path)
+    assert (report.reused, report.cells) == (6, 12)
+    assert all(f.stat().st_mtime_ns == t for f, t in stamps.items())
+    whole, _ = run(cells(6), tmp_path / "other")
+    pd.testing.assert_frame_equal(rows, whole)
+
+
+@pytest.mark.parametrize("change", [{"alpha": 0.051}, {"record": (0, 2, 8)}, {"c": 0.1}])
+def test_changed_configuration_is_never_answered_from_an_old_file(tmp_path, change):
+    run(cells(2), tmp_path)
+    _, report = run(cells(2, **change), tmp_path)
+    assert report.reused == 0
+
+
+def test_changed_code_is_never_answered_from_an_old_file(tmp_path, monkeypatch):
+    run(cells(2), tmp_path)
+    monkeypatch.setattr(results, "source_digest", lambda *_: "other code")
+    _, report = run(cells(2), tmp_path)
+    assert report.reused == 0
+
+
+def test_repeated_cells_run_once(tmp_path):
+    labelled = cells(2)
+    rows, report = run(labelled + labelled, tmp_path)
+    assert report.cells == 8
+    assert report.cell_steps == 4 * 9
+    assert rows.cell.nunique() == 8
+
+
+def test_damaged_chunk_is_named_and_runs_again(tmp_path):
+    first, _ = run(cells(), tmp_path, chunk_cells=2)
+    victim = sorted(tmp_path.rglob("*.parquet"))[0]
+    victim.write_bytes(victim.read_bytes()[:200])
+    with pytest.warns(UserWarning, match=f"{victim.name} is damaged"):
+        again, report = run(cells(), tmp_path, chunk_cells=2)
+    assert 0 < report.cells - report.reused <= 4
+    pd.testing.assert_frame_equal(first, again)
+    assert victim.exists()
+
+
+def test_divergence_is_recorded_and_the_sweep_goes_on(tmp_path):
+    labelled = cells(3, estimators=("maml",))
+    wild = dataclasses.replace(labelled[1][1], c=1e80, rho=0.0)
+    labelled[1] = (labelled[1][0], wild)
+    rows, _ = run(labelled, tmp_path)
+    last = rows.groupby("cell").tail(1)
+    assert list(last.diverged_at >= 0) == [False, True, False]
+    assert list(np.isfinite(last.grad_norm)) == [True, False, True]
+
+
+def test_bad_cell_is_refused_before_anything_runs(tmp_path):
+    labelled = cells(2)
+    labelled.append(({}, dataclasses.replace(labelled[0][1], alpha=-1.0)))
+    before = sum(sweep.traces.values())
+    with pytest.raises(ValueError, match="alpha = -1.0; allowed: finite and > 0"):
+        run(labelled, tmp_path)
+    assert sum(sweep.traces.values()) == before
+
+
+def test_manifest_resolves_the_configuration(tmp_path):
+    import json
+
+    run(cells(1, estimators=("maml",)), tmp_path)
+    manifest = json.loads(next(tmp_path.rglob("*.json")).read_text())
+    assert manifest["configurations"][0]["alpha"] == 0.05
+    assert manifest["configurations"][0]["family.mu"] == 1.0
+    assert manifest["versions"]["jax"] == jax.__version__
+    assert manifest["run_s"] > 0
+    assert manifest["compile_s"] > 0
+
+
+PROGRAM = """
+    import pathlib, sys
+    import jax
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_num_cpu_devices", 2)
+    sys.path.insert(0, {here!r})
+    import test_sweep
+    folder = pathlib.Path(sys.argv[1])
+    rows, report = test_sweep.run(test_sweep.slow_cells(), folder, chunk_cells=4)
+    rows.to_parquet(folder / "rows.out")
+    print(report.reused, report.cells)
+"""
+
+
+def slow_cells():
+    return cells(40, record=(0, 30_000))
+
+
+def start(folder):
+    program = textwrap.dedent(PROGRAM.format(here=str(pathlib.Path(__file__).parent)))
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    process = start(killed)
+    deadline = time.monotonic() + 120
+    while len(list(killed.rglob("*.json"))) < 3:
+        assert process.poll() is None, "finished before it could be killed: make slow_cells slower"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    finished = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in killed.rglob("*.json")}
+    assert not (killed / "rows.out").exists()
+
+    resumed = start(killed)
+    reused, count = map(int, resumed.communicate(timeout=200)[0].split())
+    assert resumed.returncode == 0
+    assert count == 80
+    assert 4 * len(finished) <= reused < count
+    for path, before in finished.items():
+        assert (path.stat().st_mtime_ns, path.read_bytes()) == before, "a finished chunk ran again"
+
+    uninterrupted = start(whole)
+    assert uninterrupted.communicate(timeout=200)[0].split() == ["0", "80"]
+    one, two = (pd.read_parquet(folder / "rows.out") for folder in (killed, whole))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
