@@ -1,8 +1,20 @@
 """Ledger rows whose verdict follows from the numbers in them."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmaml.results import Interval, LedgerRow, Verdict
+
+
+def largest(values: ArrayLike) -> float:
+    """The maximum; nan if any value is, or if there is none: pandas would skip the run that diverged."""
+    array = np.asarray(values, float)
+    return float(np.max(array)) if array.size else float("nan")
+
+
+def smallest(values: ArrayLike) -> float:
+    """The minimum, under the same rule."""
+    return -largest(-np.asarray(values, float))
 
 
 def at_most(

@@ -114,9 +114,7 @@ class TestTree:
     def test_scale_by_prefix(self):
         some = {"a": [jnp.ones(2), jnp.ones(1)], "b": jnp.ones(3)}
         found = tree.scale({"a": 2.0, "b": 5.0}, some)
-        chex.assert_trees_all_equal(
-            found, {"a": [2 * jnp.ones(2), 2 * jnp.ones(1)], "b": 5 * jnp.ones(3)}
-        )
+        chex.assert_trees_all_equal(found, {"a": [2 * jnp.ones(2), 2 * jnp.ones(1)], "b": 5 * jnp.ones(3)})
 
 
 class TestTrigonometry:

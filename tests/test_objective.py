@@ -35,9 +35,7 @@ def test_F_hat_of_quadratics():
     w, alpha, D = jnp.array([1.0, -1.0]), 0.3, 4.0
     exact = float(objective.F(family, w, alpha))
     extra = 0.5 * alpha**2 * (0.5 + 2.0) * 9.0 / 2 / D
-    values = [
-        float(objective.F_hat(family, w, alpha, D, jax.random.key(j), draws=4000)) for j in range(8)
-    ]
+    values = [float(objective.F_hat(family, w, alpha, D, jax.random.key(j), draws=4000)) for j in range(8)]
     error = np.std(values, ddof=1) / np.sqrt(8)
     assert abs(np.mean(values) - exact - extra) <= 5 * error
     assert extra > 10 * error
@@ -61,9 +59,7 @@ def test_gap_of_the_gradients_within_its_bound():
             hat = np.tensordot(weights, np.stack(shifted), axes=1).mean(axis=0)
             gap = np.linalg.norm(hat - family.grad_objective(w, alpha))
             assert gap <= objective_gap.gap(constants, alpha, D) * (1 + 1e-9)
-            assert objective_gap.gap(constants, alpha, D) <= objective_gap.gap_summary(
-                constants, alpha, D
-            )
+            assert objective_gap.gap(constants, alpha, D) <= objective_gap.gap_summary(constants, alpha, D)
 
 
 def test_F_hat_is_differentiable_for_a_fixed_key():

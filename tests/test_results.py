@@ -100,7 +100,9 @@ class TestStatistics:
     def test_coverage(self):
         """The interval holds the mean in about 95 of 100 samples."""
         rng = np.random.default_rng(1)
-        hits = sum(i.low <= 2.0 <= i.high for i in (results.interval(rng.normal(2, 3, 5)) for _ in range(2000)))
+        hits = sum(
+            i.low <= 2.0 <= i.high for i in (results.interval(rng.normal(2, 3, 5)) for _ in range(2000))
+        )
         assert 0.93 < hits / 2000 < 0.97
 
     def test_nan_is_never_averaged_away(self):

@@ -41,14 +41,11 @@ def cell(estimator="maml", family=FAMILY, **changes):
 def brute_force(run):
     """The iterates w_0, w_1, ... with NumPy, from the same draws."""
     family, sizes = run.family, run.sizes
-    centers, phases = (np.asarray(x) for x in family.tasks)
-    everyone = range(len(centers))
+    n = len(family.tasks.centers)
     w, key = np.array(run.w0, float), jax.random.key(run.seed)
     path = [w]
     for k in range(run.record[-1]):
-        episodes, step_batches = jax.tree.map(
-            np.asarray, draw(family, jax.random.fold_in(key, k), sizes)
-        )
+        episodes, step_batches = jax.tree.map(np.asarray, draw(family, jax.random.fold_in(key, k), sizes))
 
         def noise_of(samples, i):
             return [0.0 if x is None else np.asarray(x)[i, 0] for x in samples]
@@ -59,7 +56,7 @@ def brute_force(run):
             nu = 0.0 if family.noise.nu is None else family.noise.nu
             return reference.cosine_task(family.mu, family.a, family.omega, c[i], phi[i], nu)
 
-        count = len(everyone) if sizes.B is None else sizes.B
+        count = n if sizes.B is None else sizes.B
         directions = []
         for i in range(count):
             gradient, hessian = task(episodes.inner, i)
@@ -69,7 +66,7 @@ def brute_force(run):
             directions.append(method(gradient, hessian, w, batches, run.alpha, *more))
         norms = [
             np.linalg.norm(task(step_batches, j)[0](w, noise_of(step_batches[1], j)))
-            for j in range(len(everyone) if sizes.B_prime is None else sizes.B_prime)
+            for j in range(n if sizes.B_prime is None else sizes.B_prime)
         ]
         beta = run.c / (4 * run.L + 2 * run.rho * run.alpha * np.mean(norms))
         w = w - beta * np.mean(directions, axis=0)
@@ -165,9 +162,9 @@ class TestWhereItEnds:
         family = quadratic.pair(ell=1.0, eta=0.5, s=1.0)
         ends = {
             name: float(
-                cell(name, family, alpha=0.1, w0=np.array([3.0]), record=(0, 20_000)).execute()[
-                    "grad_norm"
-                ][-1]
+                cell(name, family, alpha=0.1, w0=np.array([3.0]), record=(0, 20_000)).execute()["grad_norm"][
+                    -1
+                ]
             )
             for name in ("fo_maml", "maml")
         }

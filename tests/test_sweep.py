@@ -25,9 +25,7 @@ SIZES = BatchSizes(B=3, D_in=2.0, D_o=2.0, D_h=2.0, B_prime=1, D_beta=2.0)
 
 def cells(seeds=6, alpha=0.05, estimators=("maml", "fo_maml"), **changes):
     constants = FAMILY.constants()
-    base = Run(
-        FAMILY, "maml", alpha, 1 / 12, constants.L, constants.rho, np.ones(2), SIZES, record=(0, 2, 9)
-    )
+    base = Run(FAMILY, "maml", alpha, 1 / 12, constants.L, constants.rho, np.ones(2), SIZES, record=(0, 2, 9))
     return [
         (
             {"estimator": name, "seed": seed},
@@ -179,9 +177,7 @@ def slow_cells():
 
 def start(folder):
     program = textwrap.dedent(PROGRAM.format(here=str(pathlib.Path(__file__).parent)))
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True)
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):

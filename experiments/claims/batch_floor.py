@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments import plotting
 from experiments.cells import Cells, theorem_run
-from experiments.judging import at_most, within
+from experiments.judging import at_most, largest, smallest, within
 from jaxmaml import results, theory
 from jaxmaml.results import LedgerRow
 from jaxmaml.run import log_steps
@@ -105,8 +105,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
     for estimator in ("maml", "fo_maml", "hf_maml"):
         one = late[late.estimator == estimator]
         # Half the interval is about 2 standard errors; the ratio is a z-score of the late mean.
-        z = float((2 * (one.square - one.exact).abs() / (0.5 * (one.high - one.low))).max())
-        width = float(((one.high - one.low) / one.square).max())
+        z = largest(2 * (one.square - one.exact).abs() / (0.5 * (one.high - one.low)))
+        width = largest((one.high - one.low) / one.square)
         rows.append(
             at_most(
                 "E18",
@@ -120,7 +120,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             )
         )
         worst = one.iloc[int(np.argmax((one.high / one.floor_summary**2).to_numpy()))]
-        tight = float((one.floor / np.sqrt(one.high)).min())
+        tight = smallest(one.floor / np.sqrt(one.high))
         rows.append(
             at_most(
                 "E18",

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments import plotting
 from experiments.cells import Cells
-from experiments.judging import at_most, within
+from experiments.judging import at_most, largest, smallest, within
 from jaxmaml import hvp, objective, results, tree
 from jaxmaml.results import LedgerRow
 from jaxmaml.tasks import cosine
@@ -134,13 +134,13 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
                 f"error of the difference in {precision}",
                 "||d - H v|| <= rho delta ||v||^2 / 2 + rounding",
                 place,
-                float(ratio.max()),
+                largest(ratio),
                 1.0,
                 note="largest ratio of error and bound over both functions",
             )
         )
         smooth = every[every.function == "cosine"]
-        best = smooth.loc[smooth.error.idxmin()]
+        best = smooth.iloc[int(np.argmin(smooth.error.to_numpy()))]
         rows.append(
             within(
                 "E20",
@@ -176,7 +176,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "the constant 1/2 is attained by rho |x|^3 / 6",
             "||d - H v|| = rho delta ||v||^2 / 2",
             "derived",
-            float((kink.error / kink.truncation).min()),
+            smallest(kink.error / kink.truncation),
             1.0,
             1e-9,
             note=f"and its slope is {results.slope(kink.arc, kink.error).mean:.6g}",

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments import plotting
 from experiments.cells import Cells, theorem_run
-from experiments.judging import at_most, within
+from experiments.judging import at_most, largest, smallest, within
 from jaxmaml import results, theory
 from jaxmaml.results import LedgerRow
 from jaxmaml.run import Run, log_steps
@@ -131,7 +131,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
                 f"FO-MAML's floor on {name} equals alpha ||Cov(H, g)||",
                 "FO-MAML does not reach every accuracy; its floor is alpha ||Cov_i(H_i, g_i)||",
                 f"{theorem}; closed form derived",
-                float(np.max(np.abs(part.grad_norm / part.predicted - 1))),
+                largest(np.abs(part.grad_norm / part.predicted - 1)),
                 1e-6,
                 # It has stopped there, and MAML goes on to where rounding ends it.
                 also=bool(
@@ -141,15 +141,15 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
                 note="largest relative difference from the closed form",
             )
         )
-        tight = float(np.min(part.bound / part.grad_norm))
+        tight = smallest(part.bound / part.grad_norm)
         rows.append(
             at_most(
                 "E14",
                 f"FO-MAML's floor on {name} is below the theorem's",
                 "||grad F|| <= sqrt(14 (1 + rho alpha sigma / L) 20 alpha^2 L^2 sigma^2) for B = inf",
                 theorem,
-                float((part.grad_norm / unit).max()),
-                float((part.bound_summary / unit).min()),
+                largest(part.grad_norm / unit),
+                smallest(part.bound_summary / unit),
                 also=tight >= 1,
                 sharp=False,
                 note=f"in units of alpha L sigma; the derived limit-point bound has slack {tight:.3g}",
@@ -177,7 +177,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "no floor where the tasks share a Hessian, although sigma > 0",
             "FO-MAML converges under a condition: equal Hessians",
             "remark on FO-MAML, as summarised; derived",
-            float(np.max(shared.grad_norm / shared.alpha_L_sigma)),
+            largest(shared.grad_norm / shared.alpha_L_sigma),
             1e-10,
             also=bool((shared.alpha_L_sigma > 0).all()),
             note="||grad F|| / (alpha L sigma), zero up to rounding",

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments import plotting
 from experiments.cells import Cells, theorem_run
-from experiments.judging import at_most, within
+from experiments.judging import at_most, largest, smallest, within
 from jaxmaml import results, theory
 from jaxmaml.estimators.hf_maml import ArcDelta, float_optimal_delta, theorem_delta
 from jaxmaml.results import LedgerRow
@@ -152,6 +152,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
 def judge(table: pd.DataFrame) -> list[LedgerRow]:
     theorem = "HF-MAML theorem, as summarised"
     two, cosine = (table[table.family == name] for name in ("two_cosines", "cosine"))
+    closed = two[two.rule != "float_optimal"]
     stated = table[table.rule == "theorem"]
     settled = bool((table.direction_norm <= 1e-9).all())
     repaired = table[table.rule == "repaired"]
@@ -162,8 +163,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "HF-MAML's accuracy with exact gradients and the theorem's delta",
             "||grad F|| <= 6 sqrt((1 + rho alpha sigma / L) S) with S -> 0 as B, D_o, D_in -> inf",
             theorem,
-            float((stated.grad_norm / stated.alpha_L_sigma).min()),
-            float(stated.bound_summary_exact.max()),
+            smallest(stated.grad_norm / stated.alpha_L_sigma),
+            largest(stated.bound_summary_exact),
             also=settled,
             note="in units of alpha L sigma, smallest over families and rates; repair: "
             "delta = min(1/6, 1/sqrt(B)) / (rho alpha ||g||)",
@@ -173,7 +174,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "HF-MAML's floor on two_cosines equals alpha ||E t||",
             "grad F = alpha E[t_i] where HF-MAML stops, t_i the truncation error of the difference",
             "derived",
-            float(np.nanmax(np.abs(two.grad_norm / two.predicted - 1))),
+            largest(np.abs(closed.grad_norm / closed.predicted - 1)),
             1e-5,
             also=settled,
             note="largest relative difference from the closed form",
@@ -183,7 +184,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "HF-MAML's floor is below chi E||g||",
             "||grad F|| <= min(eta/2, 2 alpha L) E||g_i|| at HF-MAML's limit",
             "derived",
-            float((table.grad_norm / table.limit_bound).max()),
+            largest(table.grad_norm / table.limit_bound),
             1.0,
             also=settled,
             sharp=False,
@@ -224,7 +225,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "the repaired delta is within the theorem's accuracy",
             "||grad F|| <= 6 sqrt((1 + rho alpha sigma / L) sigma^2 / B) with eta = 1 / sqrt(B)",
             f"{theorem}, with the derived repair",
-            float((repaired.grad_norm / repaired.bound_summary_repaired).max()),
+            largest(repaired.grad_norm / repaired.bound_summary_repaired),
             1.0,
             also=settled,
             sharp=False,
@@ -236,7 +237,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "no floor with the float-optimal delta",
             "the bias is alpha zeta ||delta g||^2 / 6 times E||g||, and rounding",
             "derived",
-            float((best.grad_norm / best.fo_floor).max()),
+            largest(best.grad_norm / best.fo_floor),
             1e-5,
             also=settled,
             note="||grad F|| over FO-MAML's floor",

@@ -110,18 +110,14 @@ class TestEveryEstimator:
         method = estimators.get(name)
         whole = meta_gradient(method, network, params, episodes, alpha=0.05, **extra(name))
         parts = jax.jit(
-            lambda p, e: meta_gradient(
-                method, network, p, e, alpha=0.05, task_chunk=chunk, **extra(name)
-            )
+            lambda p, e: meta_gradient(method, network, p, e, alpha=0.05, task_chunk=chunk, **extra(name))
         )(params, episodes)
         chex.assert_trees_all_close(parts, whole, rtol=1e-12, atol=1e-14)
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_result_is_like_params(self, name, dtype):
         params, episodes = network_problem(dtype)
-        found = estimators.get(name)(
-            network, params, one_task(episodes, 0), alpha=0.05, **extra(name)
-        )
+        found = estimators.get(name)(network, params, one_task(episodes, 0), alpha=0.05, **extra(name))
         chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
 
     def test_float32_agrees_with_float64(self, name):
@@ -158,9 +154,7 @@ class TestEveryEstimator:
         episode = one_task(episodes, 0)
         method = estimators.get(name)
         number = method(network, params, episode, alpha=0.1, **extra(name))
-        prefix = method(
-            network, params, episode, alpha={"first": 0.1, "last": [0.1]}, **extra(name)
-        )
+        prefix = method(network, params, episode, alpha={"first": 0.1, "last": [0.1]}, **extra(name))
         chex.assert_trees_all_close(prefix, number, rtol=1e-9)
 
         w, logistic_episodes = logistic_problem(5)
@@ -216,9 +210,7 @@ class TestEveryEstimator:
     def test_not_an_episode(self, name):
         w, episodes = logistic_problem()
         with pytest.raises(TypeError, match="episode is tuple; allowed: jaxmaml.Episode"):
-            estimators.get(name)(
-                logistic, w, tuple(one_task(episodes, 0)), alpha=0.1, **extra(name)
-            )
+            estimators.get(name)(logistic, w, tuple(one_task(episodes, 0)), alpha=0.1, **extra(name))
 
     def test_docstring_gives_the_formula(self, name):
         assert "G = " in estimators.get(name).__doc__
@@ -312,7 +304,5 @@ class TestDelta:
         def loss(w, batch):
             return jnp.sum(w**4) + 0 * jnp.sum(batch)
 
-        found = jaxmaml.hf_maml(
-            loss, jnp.zeros(2), episode, alpha=0.1, delta=jaxmaml.theorem_delta(1.0, 0.1)
-        )
+        found = jaxmaml.hf_maml(loss, jnp.zeros(2), episode, alpha=0.1, delta=jaxmaml.theorem_delta(1.0, 0.1))
         np.testing.assert_array_equal(found, 0.0)

@@ -78,9 +78,7 @@ def largest(function, starts):
         value, slope = both(jnp.asarray(x))
         return float(value), np.nan_to_num(np.asarray(slope, float))
 
-    return max(
-        -scipy.optimize.minimize(negated, start, jac=True, method="L-BFGS-B").fun for start in starts
-    )
+    return max(-scipy.optimize.minimize(negated, start, jac=True, method="L-BFGS-B").fun for start in starts)
 
 
 @every

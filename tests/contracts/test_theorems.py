@@ -109,9 +109,7 @@ class TestEveryTheorem:
         assert line[-1] == pytest.approx(floor, rel=1e-6)
         # Noiseless and far from the floor, the count grows like 1/eps^2.
         exact = dataclasses.replace(CONSTANTS, sigma=0.0, sigma_tilde=0.0)
-        few, many = (
-            theorem.iterations(e, GAP, exact, alpha, BatchSizes()) for e in (1e-4, 1e-5)
-        )
+        few, many = (theorem.iterations(e, GAP, exact, alpha, BatchSizes()) for e in (1e-4, 1e-5))
         assert many / few == pytest.approx(100, rel=1e-3)
 
     @pytest.mark.parametrize("name", ["B", "D_in", "D_o"])
@@ -119,9 +117,7 @@ class TestEveryTheorem:
         alpha = rate(theorem, CONSTANTS)
         more = dataclasses.replace(SIZES, **{name: 3 * getattr(SIZES, name)})
         assert theorem.floor(CONSTANTS, alpha, more) < theorem.floor(CONSTANTS, alpha, SIZES)
-        assert theorem.floor_summary(CONSTANTS, alpha, more) < theorem.floor_summary(
-            CONSTANTS, alpha, SIZES
-        )
+        assert theorem.floor_summary(CONSTANTS, alpha, more) < theorem.floor_summary(CONSTANTS, alpha, SIZES)
 
     def test_drift_worsens_with_the_rate(self, theorem):
         """So that the constants at the right end hold on the whole range."""

@@ -40,8 +40,7 @@ def test_gamma_is_the_minimum_over_symmetric_matrices(lam):
 
     rng = np.random.default_rng(0)
     found = min(
-        scipy.optimize.minimize(value, 2 * rng.standard_normal(6), method="BFGS").fun
-        for _ in range(30)
+        scipy.optimize.minimize(value, 2 * rng.standard_normal(6), method="BFGS").fun for _ in range(30)
     )
     assert found == pytest.approx(gradient_comparison.gamma(lam), rel=1e-4)
     assert found >= gradient_comparison.gamma(lam) - 1e-9
@@ -168,7 +167,7 @@ def test_drift_loses_little(name):
 
 
 def test_drift_table():
-    """Values at the right end of each range, to the three digits of a derivation by hand, rounded to the safe side."""
+    """Values at the right end of each range, to three digits of a derivation by hand, on the safe side."""
     table = {
         MAML: (0.597, (0, 0, 0.598, 0.243, 0.115)),
         FO: (0.556, (0.0414, 0, 0.123, 0.087, 0.177)),
@@ -317,7 +316,12 @@ def test_optimal_arcs_minimise_truncation_plus_rounding():
 def test_fo_limit_bound_dominates_the_closed_forms():
     from jaxmaml.tasks import cosine, quadratic, two_cosines
 
-    for family in (quadratic.pair(1.0, 0.5, 2.0), quadratic.make(), two_cosines.make(), cosine.make(n=6, d=2)):
+    for family in (
+        quadratic.pair(1.0, 0.5, 2.0),
+        quadratic.make(),
+        two_cosines.make(),
+        cosine.make(n=6, d=2),
+    ):
         constants = family.constants()
         for lam in (0.3, 0.05, 0.002):
             alpha = lam / constants.L
