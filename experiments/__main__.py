@@ -19,7 +19,7 @@ def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: i
       scale: how many cells, seeds and steps.
       chunk_cells: cells in one call of a program; a killed sweep loses at most this many.
     """
-    _prepare_devices()
+    prepare_devices()
     from experiments import pipeline
 
     started = time.perf_counter()
@@ -49,7 +49,7 @@ def list_() -> None:
         print(f"{name:20s} {module.TITLE}")
 
 
-def _prepare_devices() -> None:
+def prepare_devices() -> None:
     """float64, one CPU device a core for the cells of a sweep, and compiled programs kept on disk."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))

@@ -30,6 +30,9 @@ NOMINAL_RATE = 30e-6
 
 traces: collections.Counter[str] = collections.Counter()
 """How often the program of each signature was traced by this process."""
+_events: collections.Counter[str] = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: _events.update([event]))
+_HIT = "/jax/compilation_cache/cache_hits"
 
 
 class Cell(Protocol):
@@ -61,6 +64,8 @@ class Report:
     cells: int = 0
     reused: int = 0
     programs: int = 0
+    cached: int = 0
+    """programs that came from the compile cache on disk."""
     compile_s: float = 0.0
     run_s: float = 0.0
     cell_steps: int = 0
@@ -71,7 +76,7 @@ class Report:
             return f"{self.cells} cells: all read from disk, nothing to compute"
         return (
             f"{self.cells} cells ({self.reused} read from disk), {self.programs} programs, "
-            f"compiled in {self.compile_s:.1f} s, ran in {self.run_s:.1f} s"
+            f"compiled in {self.compile_s:.1f} s ({self.cached} from the cache), ran in {self.run_s:.1f} s"
         )
 
 
@@ -120,7 +125,7 @@ def sweep(
       Rows in the order of `labelled`: label columns, `cell` (its index) and the arrays of `execute`, one row
       an entry (arrays of shape () repeat); and a `Report`.
     """
-    console = Console(quiet=quiet, highlight=False)
+    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
     cells = [cell for _, cell in labelled]
     for cell in cells:
         cell.check()
@@ -157,6 +162,7 @@ def sweep(
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=quiet or not console.is_terminal,
     ) as bar:
         total = sum(cells[i].cost for _, todo in missing for i in todo)
         job = bar.add_task("cell-steps", total=total)
@@ -223,10 +229,11 @@ def _run_group(
             for column, s, spec in zip(columns, shared, specs, strict=True)
         ]
 
-    started = time.perf_counter()
+    started, hits = time.perf_counter(), _events[_HIT]
     compiled = jax.jit(program).lower(place(todo[:width])).compile()
     compile_s = time.perf_counter() - started
     report.compile_s += compile_s
+    report.cached += _events[_HIT] > hits
     for start in range(0, len(todo), width):
         some = todo[start : start + width]
         leaves = place(some)

@@ -118,7 +118,8 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     ]
     table["theorem_arc"] = np.where(kink, np.nan, constants.L / (6 * constants.rho * LAMBDA))
     grad_scale = table.grad_norm + constants.L * table.w_norm
-    table["best_arc"] = np.where(kink, np.nan, (3 * 4 * eps * grad_scale / constants.zeta) ** (1 / 3))
+    best = finite_difference.optimal_arc_smooth(eps, grad_scale.to_numpy(), constants.zeta)
+    table["best_arc"] = np.where(kink, np.nan, best)
     return table
 
 

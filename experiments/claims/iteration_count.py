@@ -96,8 +96,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
         posterior = np.full(len(part), np.nan)
         if estimator == "maml":
             # The run adds up beta_j = c / L(w_j) over every step, recorded or not.
-            total = part.step_sum.to_numpy()[1:] / theorem.c
-            posterior[1:] = np.sqrt(gap / (theorem.c * (1 - theorem.c / 2) * total))
+            posterior[1:] = theorem.posterior_line(gap, part.step_sum.to_numpy()[1:] / theorem.c)
         table.append(
             pd.DataFrame(
                 {
@@ -108,6 +107,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
                     "grad_norm": part.grad_norm.to_numpy(),
                     "epsilon": best,
                     "line": line,
+                    "order": theorem.iterations_summary(best, gap, constants, alpha, BatchSizes()),
                     "exact": exact,
                     "posterior": posterior,
                     "objective": part.objective.to_numpy(),
@@ -243,19 +243,12 @@ def figure(table: pd.DataFrame) -> Figure:
                 color=shade,
                 label=rf"{plotting.label(estimator)}, $N_{{det}}(\varepsilon)$ derived",
             )
+        maml = here[here.estimator == "maml"].drop_duplicates("epsilon")
+        axis.loglog(maml.epsilon, maml.order, ":", color="k", label=r"order as summarised, $O(1)=1$")
         # Far below its start a method that converges linearly says nothing about the order.
         axis.set_xlim(2 * here.epsilon.max(), max(here.epsilon.min(), 1e-5 * here.epsilon.max()))
         axis.set_ylim(1, 1e4 * here.step.max())
         axis.set_title(title)
         axis.set_xlabel(r"accuracy $\varepsilon$ [$\varphi/u$]")
-    spectrum = table[(table.family == "log_spectrum") & (table.step > 0)]
-    middle = spectrum.iloc[(spectrum.step - 3000).abs().argmin()]
-    axes[0].loglog(
-        spectrum.epsilon,
-        middle.step * (middle.epsilon / spectrum.epsilon) ** 2 / 4,
-        ":",
-        color="k",
-        label=r"slope $-2$",
-    )
     axes[0].set_ylabel(r"outer steps until $\|\nabla F\|\leq\varepsilon$ [1]")
     return plotting.finish(drawing, "Exact gradients: measured iteration counts against theory")

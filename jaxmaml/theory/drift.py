@@ -288,17 +288,16 @@ class Theorem:
         q = 1 - c + c * rate
         return ratio * constants.sigma * (q + math.sqrt(q**2 + 2 * A * c)) / (2 * A)
 
-    def posterior_line(self, gap: float, smoothness_along_run: np.ndarray) -> np.ndarray:
-        """MAML only: min_{j<K} b_j <= (Delta / (c (1 - c/2) sum_{j<K} 1/L(w_j)))^{1/2}, K = 1, 2, ...
+    def posterior_line(self, gap: float, inverse_smoothness: Array) -> Array:
+        """MAML only: min_{j<K} b_j <= (Delta / (c (1 - c/2) sum_{j<K} 1/L(w_j)))^{1/2}.
 
-        Needs no C1 and holds for every alpha <= 1/L; smoothness_along_run = L(w_0), L(w_1), ...
+        Needs no C1 and holds for every alpha <= 1/L; inverse_smoothness is the sum, unit u^2/phi.
         """
         if self.exact_bias(0.1) != (0.0, 0.0):
             raise ValueError(
                 f"theorem = {self.name!r}; the a-posteriori line holds for an unbiased direction"
             )
-        total = np.cumsum(1 / np.asarray(smoothness_along_run, float))
-        return np.sqrt(gap / (self.c * (1 - self.c / 2) * total))
+        return np.sqrt(gap / (self.c * (1 - self.c / 2) * np.asarray(inverse_smoothness, float)))
 
 
 def check_alpha(alpha: float) -> None:

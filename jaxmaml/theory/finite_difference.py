@@ -1,6 +1,10 @@
 """The central difference d = [grad f(w + delta v) - grad f(w - delta v)] / (2 delta) (derived)."""
 
+import numpy as np
+
 from jaxmaml.types import Constants
+
+Array = float | np.ndarray
 
 ROUNDING = 4.0
 """C in the rounding error, an empirical factor of order one."""
@@ -25,11 +29,11 @@ def chi(lam: float, eta: float = 1 / 6) -> float:
     return min(0.5 * eta, 2 * lam)
 
 
-def optimal_arc_smooth(eps: float, grad_scale: float, zeta: float) -> float:
+def optimal_arc_smooth(eps: Array, grad_scale: Array, zeta: float) -> Array:
     """||delta v|| = (3 C eps G / zeta)^{1/3}, where truncation and rounding add up to least; unit u."""
     return (3 * ROUNDING * eps * grad_scale / zeta) ** (1 / 3)
 
 
-def optimal_arc_kink(eps: float, grad_scale: float, rho: float) -> float:
+def optimal_arc_kink(eps: Array, grad_scale: Array, rho: float) -> Array:
     """||delta v|| = (2 C eps G / rho)^{1/2}, where only the Hessian is Lipschitz; unit u."""
     return (2 * ROUNDING * eps * grad_scale / rho) ** 0.5

@@ -231,12 +231,11 @@ def test_exact_count_by_hand():
 
 
 def test_posterior_line():
-    along = np.array([4.0, 5.0, 8.0])
-    total = np.cumsum(1 / along)
+    total = np.cumsum(1 / np.array([4.0, 5.0, 8.0]))
     expected = np.sqrt(3.0 / ((1 / 12) * (1 - 1 / 24) * total))
-    np.testing.assert_allclose(MAML.posterior_line(3.0, along), expected)
+    np.testing.assert_allclose(MAML.posterior_line(3.0, total), expected)
     with pytest.raises(ValueError, match="theorem = 'fo_maml'"):
-        FO.posterior_line(3.0, along)
+        FO.posterior_line(3.0, total)
 
 
 # As summarised

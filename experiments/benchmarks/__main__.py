@@ -1,0 +1,38 @@
+"""python -m experiments.benchmarks: every benchmark, as ratios in one run."""
+
+import pathlib
+import sys
+
+from experiments.__main__ import prepare_devices
+
+WHERE = pathlib.Path("results") / "benchmarks.md"
+
+
+def main() -> int:
+    prepare_devices()
+    from experiments.benchmarks import compile_share, meta_gradients, sweeps
+    from jaxmaml import results
+
+    environment = results.environment()
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `make bench`; {environment['device']}, JAX {environment['versions']['jax']}. Ratios of",
+        "medians in one run: absolute times hold for one machine and hour.",
+        "",
+    ]
+    for module in (meta_gradients, sweeps, compile_share):
+        print(f"{module.__name__.rsplit('.', 1)[-1]}: {module.__doc__}".splitlines()[0])
+        if module is compile_share and not compile_share.MANIFEST.exists():
+            print(
+                f"error: {compile_share.MANIFEST} is missing; make it with: make run-sweep", file=sys.stderr
+            )
+            return 2
+        lines += module.run()
+    results.write_atomically(WHERE, "\n".join(lines).encode())
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

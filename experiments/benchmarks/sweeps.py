@@ -1,0 +1,152 @@
+"""Cells of a sweep in one program against the same cells one after another, and what limits it."""
+
+import dataclasses
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.timing import medians, table
+from experiments.cells import theorem_run
+from jaxmaml import random, sweep, trigonometry
+from jaxmaml.run import Run, log_steps
+from jaxmaml.tasks import cosine, digits, shared_quadratic, two_cosines
+from jaxmaml.types import BatchSizes
+
+CELLS, STEPS, TARGET = 256, 300, 4.0
+NOISY = BatchSizes(B=20, D_in=20.0, D_o=5.0, D_h=1.0, B_prime=1, D_beta=1.0)
+
+
+def problems() -> dict[str, Run]:
+    """A cell of each kind of run in the suite, by name."""
+    c = cosine.make(n=50, d=10)
+    noisy_c = cosine.make(n=50, d=10, tau=1.58, beta0=1.0, nu=1.73)
+    a = shared_quadratic.make(n=20, d=4, tau=6.0)
+    sizes = dataclasses.replace(NOISY, B=5, D_in=8.0, D_o=8.0)
+    families: dict[str, tuple[Any, BatchSizes]] = {
+        "(c2), exact": (two_cosines.make(), BatchSizes()),
+        "(c), n = 50, d = 10, exact": (c, BatchSizes()),
+        "(a), d = 4, B = 20, noisy": (a, NOISY),
+        "(c), d = 10, B = 20, noisy": (noisy_c, NOISY),
+        "digits, d = 65, B = 5, noisy": (digits.make(), sizes),
+    }
+    return {
+        name: theorem_run(
+            family,
+            "maml",
+            0.1 / family.constants().L,
+            np.full(family.dim, 1.0),
+            record=log_steps(STEPS),
+            sizes=sizes,
+        )
+        for name, (family, sizes) in families.items()
+    }
+
+
+def cells(base: Run) -> list[tuple[dict[str, int], Run]]:
+    """Different seeds and rates, so that nothing is the same twice."""
+    return [
+        ({"seed": j}, dataclasses.replace(base, seed=j, alpha=base.alpha * (1 - j / 1000)))
+        for j in range(CELLS)
+    ]
+
+
+def together(labelled: list[tuple[dict[str, int], Run]]) -> float:
+    """Seconds a cell-step in the sweep's program, without compiling or writing."""
+    with tempfile.TemporaryDirectory() as folder:
+        _, report = sweep.sweep(labelled, pathlib.Path(folder), chunk_cells=CELLS, quiet=True)
+    return report.run_s / report.cell_steps
+
+
+def one_by_one(labelled: list[tuple[dict[str, int], Run]]) -> float:
+    """Seconds a cell-step of the jitted single run."""
+    single = jax.jit(lambda cell: cell.execute())
+    jax.block_until_ready(single(labelled[0][1]))
+    started = time.perf_counter()
+    for _, cell in labelled:
+        jax.block_until_ready(single(cell))
+    return (time.perf_counter() - started) / sum(cell.cost for _, cell in labelled)
+
+
+def across(call: Callable[[jax.Array], jax.Array], width: int) -> float:
+    """Seconds of `call` a cell, with `width` cells on each device at once and nothing else to do."""
+    devices = jax.local_devices()
+    mesh = jax.sharding.Mesh(np.array(devices), ("cells",))
+    spec = jax.sharding.PartitionSpec("cells")
+    rounds = 200
+
+    def many(seeds: jax.Array) -> jax.Array:
+        def repeated(seed: jax.Array) -> jax.Array:
+            return jax.lax.fori_loop(0, rounds, lambda k, s: s + call(seed + k), 0.0)
+
+        return jax.vmap(repeated)(seeds)
+
+    sharded = jax.jit(jax.shard_map(many, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+    seeds = jnp.arange(width * len(devices))
+    return medians({"": lambda: sharded(seeds)}, repeats=5)[""] / rounds / seeds.size
+
+
+def limits(base: Run) -> tuple[float, float]:
+    """Seconds a cell-step that the random normals and the sines of the noisy (c) cost by themselves."""
+    d, B = base.family.dim, NOISY.B or 0
+    batches = 3 * B + 1
+    normals = 3 * batches * d
+    # A gradient needs a sine at omega w and a sine and cosine at nu w, a product with the Hessian as much.
+    sines = 3 * (batches + B) * d
+
+    def draw(seed: jax.Array) -> jax.Array:
+        return jnp.sum(random.standard_normal(jax.random.key(seed), (normals,)))
+
+    def waves(seed: jax.Array) -> jax.Array:
+        return jnp.sum(trigonometry.sin(jnp.linspace(0.0, 9.0, sines) + seed))
+
+    return across(draw, 8), across(waves, 8)
+
+
+def recording(base: Run) -> float:
+    """Seconds of a run with the default recording density over that of one that records its end only."""
+    rare = dataclasses.replace(base, record=(0, STEPS * 20))
+    usual = dataclasses.replace(base, record=log_steps(STEPS * 20))
+    single = jax.jit(lambda cell: cell.execute())
+    times = medians({"usual": lambda: single(usual), "rare": lambda: single(rare)}, repeats=7)
+    return times["usual"] / times["rare"]
+
+
+def run() -> list[str]:
+    rows, lines = [], []
+    found = problems()
+    for name, base in found.items():
+        labelled = cells(base)
+        pairs = [(one_by_one(labelled), together(labelled)) for _ in range(3)]
+        ratio = float(np.median([a / b for a, b in pairs]))
+        rows.append([name, f"{ratio:.1f}", f"{TARGET:.0f}", f"{1e6 * pairs[0][1]:.1f}"])
+    noisy = found["(c), d = 10, B = 20, noisy"]
+    step = together(cells(noisy))
+    normals, sines = limits(noisy)
+    header = ["problem", "one by one / together", "target", "us a cell-step, together"]
+    lines += [
+        f"## {CELLS} cells in one program",
+        "",
+        f"Time of the same {CELLS} cells one after another through one jitted run, over their time in the",
+        f"sweep's program on {len(jax.local_devices())} devices ({STEPS} steps each, without compiling).",
+        "",
+        *table(header, rows),
+        f"Of a cell-step of the noisy (c), drawing the random normals alone takes {100 * normals / step:.0f}",
+        f"% and evaluating the sines alone {100 * sines / step:.0f} %, both in the sweep's own layout.",
+        "",
+    ]
+    rows = [[name, f"{100 * (recording(base) - 1):.1f} %", "10 %"] for name, base in found.items()]
+    lines += [
+        "## Recording exact metrics",
+        "",
+        "Extra time of a run that records grad F, F, L(w) and the spread over all tasks at the default",
+        f"density, over {20 * STEPS} steps, against one that records its end only.",
+        "",
+        *table(["problem", "extra", "target"], rows),
+    ]
+    return lines

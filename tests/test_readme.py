@@ -1,0 +1,53 @@
+"""What the README promises: its code runs and learns, its files exist, its make targets too."""
+
+import pathlib
+import re
+
+import jax.numpy as jnp
+
+import jaxmaml
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_example_runs_and_learns():
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 16
+    names = {}
+    exec(code, names)
+
+    def adapted_loss(params):
+        batch = {key: value[5] for key, value in names["episodes"].outer.items()}
+        inner = {key: value[5] for key, value in names["episodes"].inner.items()}
+        return names["loss"](jaxmaml.adapt(names["loss"], params, inner, 0.05), batch)
+
+    start = {"a": jnp.ones((3, 32)) * jnp.linspace(-1, 1, 32), "b": jnp.zeros(32)}
+    assert adapted_loss(names["params"]) < 0.7 * adapted_loss(start)
+
+
+def test_links_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_code_that_the_docs_name_exists():
+    places = [
+        ROOT,
+        ROOT / "jaxmaml",
+        ROOT / "jaxmaml/theory",
+        ROOT / "jaxmaml/estimators",
+        ROOT / "experiments",
+    ]
+    places += [ROOT / "experiments/claims", ROOT / "tests"]
+    for page in (ROOT / "docs").glob("*.md"):
+        for name in re.findall(r"`([\w/]+\.py)`", page.read_text()):
+            assert any((place / name).exists() for place in places), f"{page.name}: {name}"
