@@ -62,11 +62,10 @@ def F_hat(
     The test-time objective, with the alpha that its summary lost. The key fixes the sample, so that
     the value is a smooth function of w and may be differentiated.
     """
-
     n = jax.tree.leaves(family.tasks)[0].shape[0]
     everyone = jnp.repeat(jnp.arange(n), draws)
     tasks = jax.tree.map(lambda x: jnp.asarray(x)[everyone], family.tasks)
-    samples = family.sample(key, tasks, jnp.full(n * draws, D_test))
+    samples = family.sample(key, everyone, jnp.full(n * draws, D_test))
 
     def one(task: PyTree, drawn: PyTree) -> jax.Array:
         def loss(v: jax.Array, batch: PyTree) -> jax.Array:

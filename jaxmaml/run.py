@@ -50,7 +50,7 @@ def draw(family: Family, key: jax.Array, sizes: BatchSizes) -> tuple[Episode, Py
     batches = {j: jax.vmap(family.full)(take(whose[j])) for j in range(4) if j not in drawn}
     if drawn:
         many = jnp.concatenate([jnp.full(whose[j].shape, jnp.asarray(wanted[j], float)) for j in drawn])
-        samples = family.sample(key_samples, take(jnp.concatenate([whose[j] for j in drawn])), many)
+        samples = family.sample(key_samples, jnp.concatenate([whose[j] for j in drawn]), many)
         start = 0
         for j in drawn:
             stop = start + whose[j].size

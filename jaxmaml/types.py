@@ -125,11 +125,12 @@ class Family(Protocol):
     def full(self, task: PyTree) -> PyTree:
         """The batch with which `loss` is exactly f_i."""
 
-    def sample(self, key: jax.Array, tasks: PyTree, sizes: jax.Array) -> PyTree:
-        """A batch of i.i.d. samples for each of m tasks: leaves of `tasks` and result have m first.
+    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> PyTree:
+        """A batch of i.i.d. samples for each of m tasks: leaves of the result have m first.
 
-        sizes, shape (m,), may be traced. One call for all of them, because the random generator is
-        fast on one large draw and slow (to run and to compile) on many small ones.
+        who, shape (m,), are indices of tasks; sizes, shape (m,), may be traced. One call for all of them,
+        because the random generator is fast on one large draw and slow (to run and to compile) on many
+        small ones.
         """
 
     def constants(self) -> Constants:

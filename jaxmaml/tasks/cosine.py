@@ -58,8 +58,9 @@ class Cosine:
         del task
         return NOISELESS
 
-    def sample(self, key: jax.Array, tasks: CosineTasks, sizes: jax.Array) -> NoiseBatch:
-        return self.noise.sample(key, tasks.centers.shape[-1], sizes)
+    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> NoiseBatch:
+        del who
+        return self.noise.sample(key, self.dim, sizes)
 
     def constants(self) -> Constants:
         mu, a, omega = self._numbers()

@@ -99,15 +99,15 @@ class FiniteData:
         count = task.x.shape[0]
         return WeightedBatch(task.x, task.y, jnp.full(count, 1 / count, task.x.dtype))
 
-    def sample(self, key: jax.Array, tasks: Pools, sizes: jax.Array) -> WeightedBatch:
-        many, count = tasks.y.shape
-        index = jax.random.randint(key, (many * self.max_batch,), 0, count)
-        index = index.reshape(many, self.max_batch)
+    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> WeightedBatch:
+        x, y = (jnp.asarray(leaf) for leaf in self.tasks)
+        index = jax.random.randint(key, (who.size * self.max_batch,), 0, y.shape[1])
+        index = index.reshape(who.size, self.max_batch)
         chosen = jnp.arange(self.max_batch) < sizes[:, None]
         return WeightedBatch(
-            jnp.take_along_axis(jnp.asarray(tasks.x), index[..., None], 1),
-            jnp.take_along_axis(jnp.asarray(tasks.y), index, 1),
-            jnp.where(chosen, 1 / sizes[:, None], 0.0).astype(tasks.x.dtype),
+            x[who[:, None], index],
+            y[who[:, None], index],
+            jnp.where(chosen, 1 / sizes[:, None], 0.0).astype(x.dtype),
         )
 
     def constants(self) -> Constants:

@@ -51,8 +51,9 @@ class Quadratic:
         del task
         return NOISELESS
 
-    def sample(self, key: jax.Array, tasks: QuadraticTasks, sizes: jax.Array) -> NoiseBatch:
-        return self.noise.sample(key, tasks.centers.shape[-1], sizes)
+    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> NoiseBatch:
+        del who
+        return self.noise.sample(key, self.dim, sizes)
 
     def constants(self) -> Constants:
         hessians, centers = self._arrays()

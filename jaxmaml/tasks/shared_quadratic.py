@@ -49,8 +49,9 @@ class SharedQuadratic:
         del task
         return NOISELESS
 
-    def sample(self, key: jax.Array, tasks: QuadraticCenters, sizes: jax.Array) -> NoiseBatch:
-        return self.noise.sample(key, tasks.centers.shape[-1], sizes)
+    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> NoiseBatch:
+        del who
+        return self.noise.sample(key, self.dim, sizes)
 
     def constants(self) -> Constants:
         h, centers = self._arrays()

@@ -118,7 +118,7 @@ class TestEveryFamily:
         """sigma_tilde and sigma_h dominate the noise of one sample, and equal it where exact."""
         constants, draws = family.constants(), 3000 if family.dim < 50 else 500
         task = jax.tree.map(lambda x: jnp.asarray(x)[1], family.tasks)
-        repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (draws, *x.shape)), task)
+        repeated = jnp.full(draws, 1)
         w = jnp.asarray(points(family)[2])
 
         @jax.jit
@@ -153,7 +153,7 @@ class TestEveryFamily:
         """The variance of a batch is that of a sample over its size, for a traced size."""
         draws, size = 4000, 4.0
         task = jax.tree.map(lambda x: jnp.asarray(x)[0], family.tasks)
-        repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (draws, *x.shape)), task)
+        repeated = jnp.zeros(draws, int)
         w = jnp.asarray(points(family)[1])
 
         @jax.jit
@@ -172,8 +172,7 @@ class TestEveryFamily:
         assert abs(ratio - size) <= 5 * error
 
     def test_samples_have_the_task_axis_first(self, family):
-        some = jax.tree.map(lambda x: jnp.asarray(x)[:2], family.tasks)
-        samples = family.sample(jax.random.key(0), some, jnp.array([1.0, 2.0]))
+        samples = family.sample(jax.random.key(0), jnp.array([1, 0]), jnp.array([1.0, 2.0]))
         assert all(x.shape[0] == 2 for x in jax.tree.leaves(samples))
 
     def test_gradient_of_the_objective(self, family):
