@@ -10,6 +10,7 @@ import numpy as np
 from jaxmaml import estimators, objective, step_size, tree
 from jaxmaml.checks import check_nonnegative, check_positive, check_step_count
 from jaxmaml.meta_gradient import meta_gradient
+from jaxmaml.random import integers
 from jaxmaml.step_size import scale_by_theorem_step
 from jaxmaml.types import Array, BatchSizes, Episode, Family, PyTree, Scalar
 
@@ -33,7 +34,7 @@ def draw(family: Family, key: jax.Array, sizes: BatchSizes) -> tuple[Episode, Py
     n = jax.tree.leaves(family.tasks)[0].shape[0]
     key_tasks, key_samples = jax.random.split(key)
     counts = (sizes.B or n, sizes.B_prime or n)
-    index = (jax.random.uniform(key_tasks, (sum(counts),)) * n).astype(int)
+    index = integers(key_tasks, sum(counts), n)
     everyone = jnp.arange(n)
     for_direction = everyone if sizes.B is None else index[: counts[0]]
     for_step = everyone if sizes.B_prime is None else index[counts[0] :]
@@ -128,7 +129,7 @@ class Run:
         real = jnp.result_type(float)
         nothing = jnp.asarray(jnp.nan, real)
         state = _State(jnp.asarray(self.w0, real), jnp.asarray(-1), nothing, nothing, jnp.zeros((), real))
-        key = jax.random.key(self.seed)
+        key = jax.random.key(self.seed, impl="threefry2x32")
 
         def segment(state: _State, ends: tuple[jax.Array, jax.Array]) -> tuple[_State, PyTree]:
             start, stop = ends

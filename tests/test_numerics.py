@@ -154,10 +154,43 @@ class TestRandom:
         x = np.asarray(random.standard_normal(jax.random.key(3), (3, 40_000)))
         assert x.dtype == np.float64
         assert scipy.stats.kstest(x.ravel(), "norm").pvalue > 1e-3
-        # Rows come from neighbouring halves of the same 64-bit words.
         assert np.max(np.abs(np.corrcoef(x) - np.eye(3))) < 0.02
         lagged = np.corrcoef(x[0, :-1], x[0, 1:])[0, 1]
         assert abs(lagged) < 0.02
+
+    @pytest.mark.parametrize("count", [1, 2, 7, 1000])
+    def test_bits_are_those_of_jax(self, count):
+        key = jax.random.fold_in(jax.random.key(11, impl="threefry2x32"), 5)
+        words = np.asarray(jax.random.bits(key, ((count + 1) // 2,), jnp.uint64))
+        halves = np.concatenate([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)])[:count]
+        np.testing.assert_array_equal(random.bits(key, count), halves)
+
+    def test_keys_of_other_generators(self):
+        key = jax.random.key(3, impl="rbg")
+        x = np.asarray(random.standard_normal(key, (5000,)))
+        assert scipy.stats.kstest(x, "norm").pvalue > 1e-3
+
+    def test_float32(self):
+        exact = np.asarray(random.standard_normal(jax.random.key(3), (100,)))
+        with jax.enable_x64(False):
+            low = random.standard_normal(jax.random.key(3), (100,))
+        assert low.dtype == np.float32
+        np.testing.assert_array_equal(low, exact)
+
+    @pytest.mark.parametrize("n", [1, 3, 100, 65_535, 70_000])
+    def test_integers(self, n):
+        x = np.asarray(random.integers(jax.random.key(9), 50_000, n))
+        assert x.min() >= 0
+        assert x.max() < n
+        counts = np.bincount(x * 100 // n if n > 100 else x)
+        assert counts.size == min(n, 100)
+        expected = np.bincount(np.arange(n) * 100 // n if n > 100 else np.arange(n)) / n
+        assert scipy.stats.chisquare(counts, 50_000 * expected).pvalue > 1e-3 or n == 1
+
+    def test_integers_are_the_high_word(self):
+        drawn = np.asarray(random.bits(jax.random.key(2), 1000)).astype(np.uint64)
+        found = random.integers(jax.random.key(2), 1000, 60_001)
+        np.testing.assert_array_equal(found, (drawn * np.uint64(60_001)) >> np.uint64(32))
 
     def test_odd_counts(self):
         assert random.standard_normal(jax.random.key(0), (3, 5)).shape == (3, 5)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml.checks import check_nonnegative, check_positive, check_step_count, unknown
+from jaxmaml.random import integers
 from jaxmaml.types import Array, Constants, Infimum, Scalar
 
 
@@ -101,8 +102,7 @@ class FiniteData:
 
     def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> WeightedBatch:
         x, y = (jnp.asarray(leaf) for leaf in self.tasks)
-        index = jax.random.randint(key, (who.size * self.max_batch,), 0, y.shape[1])
-        index = index.reshape(who.size, self.max_batch)
+        index = integers(key, who.size * self.max_batch, y.shape[1]).reshape(who.size, self.max_batch)
         chosen = jnp.arange(self.max_batch) < sizes[:, None]
         return WeightedBatch(
             x[who[:, None], index],
