@@ -19,7 +19,7 @@ cost does not grow with D, and D may be traced. D = inf gives no noise.
 import functools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxmaml.random import standard_normal
 from jaxmaml.trigonometry import cos, sin
-from jaxmaml.types import Scalar
+from jaxmaml.types import PyTree, Scalar
 
 
 class NoiseBatch(NamedTuple):
@@ -85,6 +85,26 @@ class Noise:
     def _numbers(self) -> tuple[float, float, float]:
         tau, beta0, nu = (0.0 if x is None else float(x) for x in (self.tau, self.beta0, self.nu))
         return tau, beta0, nu
+
+
+class NoisyCenters:
+    """What families with a centre a task and this noise share: the batches, and d."""
+
+    tasks: Any
+    noise: Noise
+    max_batch = None
+
+    @property
+    def dim(self) -> int:
+        return self.tasks.centers.shape[-1]
+
+    def full(self, task: PyTree) -> NoiseBatch:
+        del task
+        return NOISELESS
+
+    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> NoiseBatch:
+        del who
+        return self.noise.sample(key, self.dim, sizes)
 
 
 def make_noise(tau: float = 0.0, beta0: float = 0.0, nu: float = 1.0) -> Noise:

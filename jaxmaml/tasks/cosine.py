@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmaml.tasks._noise import NOISELESS, Noise, NoiseBatch, make_noise
+from jaxmaml.tasks._noise import Noise, NoiseBatch, NoisyCenters, make_noise
 from jaxmaml.trigonometry import cos
 from jaxmaml.types import Array, Constants, Infimum, Scalar
 
@@ -34,7 +34,7 @@ class CosineTasks(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(NoisyCenters):
     """mu (unit phi/u^2), a (unit phi), omega (unit 1/u), the tasks, and the noise of a sample."""
 
     mu: Scalar
@@ -43,24 +43,10 @@ class Cosine:
     tasks: CosineTasks
     noise: Noise = field(default_factory=Noise)
 
-    max_batch = None
-
-    @property
-    def dim(self) -> int:
-        return self.tasks.centers.shape[-1]
-
     def loss(self, w: jax.Array, task: CosineTasks, batch: NoiseBatch) -> jax.Array:
         quadratic = 0.5 * self.mu * jnp.sum(jnp.square(w - task.centers))
         wave = self.a * jnp.sum(cos(self.omega * w + task.phases))
         return quadratic + wave + self.noise.loss(w, batch)
-
-    def full(self, task: CosineTasks) -> NoiseBatch:
-        del task
-        return NOISELESS
-
-    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> NoiseBatch:
-        del who
-        return self.noise.sample(key, self.dim, sizes)
 
     def constants(self) -> Constants:
         mu, a, omega = self._numbers()

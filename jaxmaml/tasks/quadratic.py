@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmaml.tasks._noise import NOISELESS, Noise, NoiseBatch, make_noise
+from jaxmaml.tasks._noise import Noise, NoiseBatch, NoisyCenters, make_noise
 from jaxmaml.types import Array, Constants, Infimum
 
 
@@ -29,7 +29,7 @@ class QuadraticTasks(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Quadratic:
+class Quadratic(NoisyCenters):
     """The tasks, the noise of a sample, and the ball on which `constants()` bounds sigma."""
 
     tasks: QuadraticTasks
@@ -37,23 +37,9 @@ class Quadratic:
     radius: float = field(default=1.0, metadata={"static": True})
     """R, unit u; the ball is centred at the minimiser of f."""
 
-    max_batch = None
-
-    @property
-    def dim(self) -> int:
-        return self.tasks.centers.shape[-1]
-
     def loss(self, w: jax.Array, task: QuadraticTasks, batch: NoiseBatch) -> jax.Array:
         offset = w - task.centers
         return 0.5 * jnp.vdot(offset, task.hessians @ offset) + self.noise.loss(w, batch)
-
-    def full(self, task: QuadraticTasks) -> NoiseBatch:
-        del task
-        return NOISELESS
-
-    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> NoiseBatch:
-        del who
-        return self.noise.sample(key, self.dim, sizes)
 
     def constants(self) -> Constants:
         hessians, centers = self._arrays()

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmaml.tasks._noise import NOISELESS, Noise, NoiseBatch, make_noise
+from jaxmaml.tasks._noise import Noise, NoiseBatch, NoisyCenters, make_noise
 from jaxmaml.types import Array, BatchSizes, Constants, Infimum, Scalar
 
 
@@ -28,30 +28,16 @@ class QuadraticCenters(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class SharedQuadratic:
+class SharedQuadratic(NoisyCenters):
     """The eigenvalues h of A, shape (d,), unit phi/u^2; the tasks; the noise of a sample."""
 
     eigenvalues: Array
     tasks: QuadraticCenters
     noise: Noise = field(default_factory=Noise)
 
-    max_batch = None
-
-    @property
-    def dim(self) -> int:
-        return self.tasks.centers.shape[-1]
-
     def loss(self, w: jax.Array, task: QuadraticCenters, batch: NoiseBatch) -> jax.Array:
         quadratic = 0.5 * jnp.sum(self.eigenvalues * jnp.square(w - task.centers))
         return quadratic + self.noise.loss(w, batch)
-
-    def full(self, task: QuadraticCenters) -> NoiseBatch:
-        del task
-        return NOISELESS
-
-    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> NoiseBatch:
-        del who
-        return self.noise.sample(key, self.dim, sizes)
 
     def constants(self) -> Constants:
         h, centers = self._arrays()

@@ -126,6 +126,24 @@ class TestEveryClaim:
         assert any(re.search("derived|summarised|exact", text) for text in theory), theory
 
 
+@pytest.mark.xdist_group("smoke")
+def test_violated_condition_is_said_in_ledger_and_figure(smoke):
+    """A rate above the theorem's range: the run goes on, its rows are not tested, and the title says why."""
+    from experiments.claims import noisy_line
+
+    rows = smoke("noisy_line").rows
+    high = rows.assign(alpha=1.001 * rows.alpha.where(rows.estimator == "fo_maml", rows.alpha / 1.001))
+    table = noisy_line.measure(high, "smoke")
+    ledger = results.ledger(noisy_line.judge(table))
+    untested = ledger[ledger.verdict == "not tested"]
+    assert len(untested) == 2
+    assert untested.part.str.contains("FO-MAML").all()
+    assert (untested.note == "conditions violated: alpha").all()
+    with plotting.style():
+        titles = [axis.get_title() for axis in noisy_line.figure(table).axes]
+    assert titles == ["MAML", "FO-MAML, conditions violated: alpha", "HF-MAML"]
+
+
 def test_pipeline_recomputes_nothing(results_here, capsys):
     """run, plot and report twice; the second time everything is read from disk."""
     name = "difference_error"
