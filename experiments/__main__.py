@@ -64,6 +64,9 @@ def main() -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished chunks are kept, the same command goes on from there", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -32,7 +32,7 @@ def problems() -> dict[str, tuple[Run, int]]:
         "(c2), exact": (two_cosines.make(), BatchSizes(), 80_000),
         "(c), n = 50, d = 10, exact": (c, BatchSizes(), 20_000),
         "(a), d = 4, B = 20, noisy": (a, NOISY, 4000),
-        "(c), d = 10, B = 20, noisy": (noisy_c, NOISY, 30_000),
+        "(c), d = 10, B = 20, noisy": (noisy_c, NOISY, 45_000),
         "digits, d = 65, exact": (digits.make(), BatchSizes(), 10_000),
         "digits, d = 65, B = 5, noisy": (digits.make(), sizes, 10_000),
     }

@@ -26,7 +26,7 @@ from jaxmaml.types import BatchSizes
 
 TITLE = "noisy runs against the line epsilon(K), and their stationary level"
 SEEDS = {"smoke": 8, "default": 128, "full": 256}
-STEPS = {"smoke": 12_000, "default": 30_000, "full": 100_000}
+STEPS = {"smoke": 12_000, "default": 45_000, "full": 150_000}
 D_IN, D_O, D_H = 20.0, 5.0, 1.0
 SIZES = BatchSizes(B=20, D_in=D_IN, D_o=D_O, D_h=D_H, B_prime=1, D_beta=1.0)
 DRAWS = 100_000
