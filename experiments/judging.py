@@ -38,7 +38,7 @@ def at_most(
     verdict: Verdict = "fails as stated"
     if holds:
         verdict = "holds" if sharp else "holds, not sharp"
-    slack = bound / value.high if value.high > 0 else np.inf
+    slack = np.inf if value.high <= 0 else bound / value.high
     return LedgerRow(
         claim,
         part,
@@ -63,13 +63,12 @@ def within(
     expected: float,
     tolerance: float,
     *,
-    also: bool = True,
     note: str = "",
 ) -> LedgerRow:
     """Holds if the whole interval lies within `tolerance` of what is expected."""
     value = _interval(measured)
     distance = max(abs(value.low - expected), abs(value.high - expected))
-    holds = np.isfinite(distance) and distance <= tolerance and also
+    holds = np.isfinite(distance) and distance <= tolerance
     return LedgerRow(
         claim,
         part,
@@ -79,7 +78,7 @@ def within(
         value.low,
         value.high,
         float(expected),
-        float(tolerance / distance) if distance > 0 else np.inf,
+        float(tolerance / distance) if distance != 0 else np.inf,
         "holds" if holds else "fails as stated",
         f"expected {expected:.4g} to within {tolerance:.2g}" + (f"; {note}" if note else ""),
     )

@@ -81,17 +81,18 @@ def report(scale: str) -> None:
             raise FileNotFoundError(
                 f"{path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
             )
-        frames.append(pd.read_csv(path, keep_default_na=False))
+        frames.append(pd.read_csv(path).fillna({"note": ""}))
     ledger = pd.concat(frames, ignore_index=True).sort_values(["claim", "part"], kind="stable")
     results.write_table(where / "claims.csv", ledger)
     lines = ["# Ledger of claims", "", f"Scale `{scale}`; columns in docs/notation.md.", ""]
     lines += ["| claim | part | measured | 95 % interval | bound | slack | verdict | note |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
     for row in ledger.itertuples():
-        lines.append(
-            f"| {row.claim} | {row.part} | {row.measured:.4g} | [{row.low:.4g}, {row.high:.4g}] "
-            f"| {row.bound:.4g} | {row.slack:.3g} | {row.verdict} | {row.note} |"
-        )
+        interval = f"[{row.low:.4g}, {row.high:.4g}]"
+        numbers = (f"{row.measured:.4g}", interval, f"{row.bound:.4g}", f"{row.slack:.3g}")
+        cells = (row.claim, row.part, *numbers, row.verdict, row.note)
+        # A norm's bars would end the cell.
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         print(f"{row.claim:4s} {row.verdict:18s} {row.part}")
     results.write_atomically(where / "report.md", ("\n".join(lines) + "\n").encode())
     print(f"{len(ledger)} rows in {where / 'claims.csv'} and {where / 'report.md'}")

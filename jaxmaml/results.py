@@ -69,6 +69,7 @@ def read_chunks(folder: pathlib.Path) -> tuple[pd.DataFrame, list[dict[str, Any]
     again; rows without a manifest belong to a chunk that was never finished.
     """
     frames, manifests = [], []
+    seen: set[str] = set()
     for path in sorted(folder.glob("*.json")):
         rows = path.with_suffix(".parquet")
         try:
@@ -76,7 +77,10 @@ def read_chunks(folder: pathlib.Path) -> tuple[pd.DataFrame, list[dict[str, Any]
             data = rows.read_bytes()
             if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
                 raise ValueError("its contents differ from the sum in its manifest")
-            frames.append(pq.read_table(pa.BufferReader(data)).to_pandas())
+            frame = pq.read_table(pa.BufferReader(data)).to_pandas()
+            # Two sweeps at once may both have run a cell.
+            frames.append(frame[~frame["key"].isin(seen)])
+            seen.update(frame["key"])
             manifests.append(manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             for damaged in (path, rows):

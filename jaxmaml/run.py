@@ -1,5 +1,6 @@
 """One run of a method: a scan over recorded segments, each a loop of outer steps, as one pure function."""
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +88,7 @@ class Run:
     """shape (d,)."""
     sizes: BatchSizes = field(default_factory=BatchSizes)
     arguments: dict[str, Any] = field(default_factory=dict)
-    """further arguments of the estimator, e.g. delta."""
+    """further arguments of the estimator, e.g. delta; their numbers are positive."""
     seed: int = 0
     record: tuple[int, ...] = field(default=(0, 1), metadata={"static": True})
     """the steps k at which metrics of w_k are recorded, increasing from 0; the last ends the run."""
@@ -103,6 +104,7 @@ class Run:
         for name in ("alpha", "c", "L"):
             check_positive(name, getattr(self, name))
         check_nonnegative("rho", self.rho)
+        self._check_arguments()
         if np.shape(self.w0) != (self.family.dim,):
             raise ValueError(f"w0 has shape {np.shape(self.w0)}; allowed: ({self.family.dim},)")
         largest = self.family.max_batch
@@ -117,6 +119,21 @@ class Run:
         increasing = all(a < b for a, b in zip(self.record, self.record[1:], strict=False))
         if len(self.record) < 2 or self.record[0] != 0 or not increasing:
             raise ValueError(f"record = {self.record!r}; allowed: increasing steps that begin with 0")
+
+    def _check_arguments(self) -> None:
+        known = {
+            name: parameter.default
+            for name, parameter in inspect.signature(estimators.get(self.estimator)).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "alpha"
+        }
+        needed = {name for name, default in known.items() if default is inspect.Parameter.empty}
+        if not needed <= set(self.arguments) <= set(known):
+            raise ValueError(
+                f"arguments = {sorted(self.arguments)}; allowed for {self.estimator}: {sorted(known)}, "
+                f"of which needed: {sorted(needed)}"
+            )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.arguments):
+            check_positive("arguments" + jax.tree_util.keystr(path), leaf)
 
     def execute(self) -> dict[str, jax.Array]:
         """Metrics at the recorded steps k, shape (R,), and when the run diverged.

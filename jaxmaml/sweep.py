@@ -5,6 +5,7 @@ one compile signature (treedef and shapes) run as one program jit(shard(vmap(exe
 """
 
 import collections
+import dataclasses
 import json
 import math
 import pathlib
@@ -98,11 +99,19 @@ def group(cells: Sequence[Cell]) -> list[Group]:
 def cell_key(cell: Cell, name: str) -> str:
     """The hash of a cell's resolved configuration: its numbers, structure, code and environment."""
     environment = results.environment()
-    defined_in = pathlib.Path(sys.modules[type(cell).__module__].__file__ or "")
-    code = results.source_digest(*results.numerical_sources(), defined_in)
+    code = results.source_digest(*results.numerical_sources(), *sorted(_defined_in(cell)))
     numbers = [_array(x).tobytes() for x in jax.tree.leaves(cell)]
-    where = [environment["versions"]["jax"], environment["platform"], environment["x64"]]
+    versions = [environment["versions"][name] for name in ("jax", "jaxlib", "numpy")]
+    where = [*versions, environment["platform"], environment["x64"]]
     return results.digest(name, code, json.dumps(where), *numbers)[:24]
+
+
+def _defined_in(node: Any) -> set[pathlib.Path]:
+    """The source files of a cell's own classes, and of those of its fields: a family may be the user's."""
+    if not dataclasses.is_dataclass(node):
+        return set()
+    found = {pathlib.Path(sys.modules[type(node).__module__].__file__ or "")}
+    return found.union(*(_defined_in(getattr(node, f.name)) for f in dataclasses.fields(node)))
 
 
 def sweep(
@@ -171,6 +180,9 @@ def sweep(
                 stored |= dict(iter(rows.groupby("key", sort=False)))
                 bar.advance(job, steps)
     console.print(str(report))
+    for (labels, _), key in zip(labelled, report.keys, strict=True):
+        if taken := set(labels) & {"cell", *stored[key].columns}:
+            raise ValueError(f"labels {sorted(taken)} are columns of the result; allowed: other names")
     frames = [
         stored[key].drop(columns="key").assign(cell=index, **labels)
         for index, (key, (labels, _)) in enumerate(zip(report.keys, labelled, strict=True))
@@ -190,9 +202,10 @@ def _run_group(
     devices = jax.local_devices()
     shared = _shared_leaves([cells[i] for i in todo])
     structure = jax.tree.structure(cells[todo[0]])
-    lanes = min(_lanes(cells[todo[0]]), math.ceil(min(len(todo), chunk_cells) / len(devices)))
+    lanes = min(_lanes(cells[todo[0]]), math.ceil(len(todo) / len(devices)), chunk_cells // len(devices))
+    lanes = max(lanes, 1)
     block = lanes * len(devices)
-    chunks = math.ceil(len(todo) / max(chunk_cells, block))
+    chunks = math.ceil(len(todo) / max(chunk_cells // block * block, block))
     width = math.ceil(len(todo) / chunks / block) * block
     mesh = Mesh(np.array(devices), ("cells",))
     specs = [PartitionSpec() if s else PartitionSpec("cells") for s in shared]

@@ -262,6 +262,16 @@ class TestRecordedSteps:
         ({"sizes": BatchSizes(B=0)}, "B = 0; allowed: an integer >= 1"),
         ({"sizes": BatchSizes(D_in=0.5)}, "D_in = 0.5; allowed: None .exact., or >= 1"),
         ({"sizes": BatchSizes(D_o=0)}, "D_o = 0; allowed"),
+        (
+            {"estimator": "hf_maml", "arguments": {}},
+            "arguments = .*; allowed for hf_maml: .'delta'., of which needed",
+        ),
+        ({"arguments": {"delta": 1.0}}, "arguments = .'delta'.; allowed for maml: .., of which needed"),
+        ({"estimator": "hf_maml", "arguments": {"delta": 0.0}}, "delta.* = 0.0; allowed: finite and > 0"),
+        (
+            {"estimator": "hf_maml", "arguments": {"delta": ArcDelta(-1.0)}},
+            "delta.*arc = -1.0; allowed: finite and > 0",
+        ),
         ({"record": (0, 3, 3)}, "allowed: increasing steps that begin with 0"),
         ({"record": (1, 3)}, "allowed: increasing steps that begin with 0"),
     ],

@@ -1,6 +1,7 @@
 """Sweeps: one trace a group, equal to single runs, resumable after SIGKILL, never fooled by old files."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -145,9 +146,50 @@ def test_bad_cell_is_refused_before_anything_runs(tmp_path):
     assert sum(sweep.traces.values()) == before
 
 
-def test_manifest_resolves_the_configuration(tmp_path):
-    import json
+def test_labels_must_not_hide_results(tmp_path):
+    labelled = [({"objective": 1.0}, cell) for _, cell in cells(1)]
+    with pytest.raises(ValueError, match=r"labels \['objective'\] are columns of the result"):
+        run(labelled, tmp_path)
 
+
+def test_code_of_a_users_family_belongs_to_the_cell(tmp_path):
+    """A family in a file of the user's: the file's code is part of the key."""
+    import importlib.util
+
+    path = tmp_path / "own_family.py"
+    text = """
+import dataclasses, jax
+from jaxmaml.tasks.cosine import Cosine
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Own(Cosine):
+    factor = 1.0
+"""
+
+    def key(text):
+        path.write_text(text)
+        results.source_digest.cache_clear()
+        spec = importlib.util.spec_from_file_location("own_family", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["own_family"] = module
+        spec.loader.exec_module(module)
+        numbers = {f.name: getattr(FAMILY, f.name) for f in dataclasses.fields(FAMILY)}
+        cell = dataclasses.replace(cells(1)[0][1], family=module.Own(**numbers))
+        return sweep.cell_key(cell, sweep.signature(cell))
+
+    assert key(text) == key(text + "# a comment")
+    assert key(text) != key(text.replace("1.0", "2.0"))
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 20])
+def test_chunks_are_no_larger_than_asked(tmp_path, chunk):
+    run(cells(23, estimators=("maml",)), tmp_path, chunk_cells=chunk)
+    for path in tmp_path.rglob("*.json"):
+        assert len(json.loads(path.read_text())["cells"]) <= max(chunk, 2)
+
+
+def test_manifest_resolves_the_configuration(tmp_path):
     run(cells(1, estimators=("maml",)), tmp_path)
     manifest = json.loads(next(tmp_path.rglob("*.json")).read_text())
     assert manifest["configurations"][0]["alpha"] == 0.05

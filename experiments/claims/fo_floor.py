@@ -62,7 +62,7 @@ def _cells(
         record=log_steps(STEPS[scale], per_decade=4),
     )
     about = {"family": name, "estimator": estimator, "inverse_lambda": inverse, "alpha": alpha}
-    return about | {"spread": 1.0} | labels, cell
+    return about | {"task_spread": 1.0} | labels, cell
 
 
 def grid(scale: str) -> Cells:
@@ -76,7 +76,7 @@ def grid(scale: str) -> Cells:
     for spread in SPREADS:
         if spread != 1.0:
             family = quadratic.pair(ell=1.0, eta=0.5, s=spread)
-            cells.append(_cells(scale, "quadratic", family, 3.0, "fo_maml", 10, spread=spread))
+            cells.append(_cells(scale, "quadratic", family, 3.0, "fo_maml", 10, task_spread=spread))
     return cells
 
 
@@ -89,11 +89,11 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     for row in last.itertuples():
         family, start = families[row.family]
         if row.family == "quadratic":
-            family = quadratic.pair(ell=1.0, eta=0.5, s=row.spread)
+            family = quadratic.pair(ell=1.0, eta=0.5, s=row.task_spread)
         constants = family.constants()
         predicted = 0.0
         if row.estimator == "fo_maml" and row.family == "quadratic":
-            predicted = quadratic.pair_floor(1.0, 0.5, row.spread, row.alpha)
+            predicted = quadratic.pair_floor(1.0, 0.5, row.task_spread, row.alpha)
         elif row.estimator == "fo_maml" and row.family != "shared_quadratic":
             limit = family.fo_limit(np.full(family.dim, start), row.alpha)
             predicted = family.fo_floor(limit, row.alpha)
@@ -103,7 +103,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
                 "family": row.family,
                 "estimator": row.estimator,
                 "inverse_lambda": row.inverse_lambda,
-                "spread": row.spread,
+                "task_spread": row.task_spread,
                 "alpha": row.alpha,
                 "grad_norm": row.grad_norm,
                 "direction_norm": row.direction_norm,
@@ -155,9 +155,9 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
                 note=f"in units of alpha L sigma; the derived limit-point bound has slack {tight:.3g}",
             )
         )
-        rows.append(_slope("E15", name, part[part.spread == 1.0], "alpha", 0.1))
+        rows.append(_slope("E15", name, part[part.task_spread == 1.0], "alpha", 0.1))
     spread = fo[(fo.family == "quadratic") & (fo.inverse_lambda == 10)]
-    rows.append(_slope("E16", "quadratic", spread, "spread", 1e-6))
+    rows.append(_slope("E16", "quadratic", spread, "task_spread", 1e-6))
     ratio = fo[(fo.family == "two_cosines")].sort_values("alpha").iloc[0]
     rows.append(
         within(
@@ -209,7 +209,7 @@ def figure(table: pd.DataFrame) -> Figure:
         "two_cosines": "two cosine tasks (c2)",
     }
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
-        part = table[(table.family == name) & (table.spread == 1.0)].sort_values("alpha")
+        part = table[(table.family == name) & (table.task_spread == 1.0)].sort_values("alpha")
         fo, maml = (part[part.estimator == e] for e in ("fo_maml", "maml"))
         axis.loglog(fo.alpha, fo.bound_summary, ":", color="k", label="FO theorem, as summarised")
         axis.loglog(fo.alpha, fo.bound, "--", color="k", label="limit-point bound, derived")

@@ -132,7 +132,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
     rows = []
     for (name, estimator), part in table.groupby(["family", "estimator"], sort=False):
         new = part[(part.step > 0) & np.isfinite(part.line)]
-        ratio = new.step / new.line
+        # The line bounds the smallest of w_0, ..., w_{N-1}: step k is the (k + 1)st.
+        ratio = (new.step + 1) / new.line
         # Above the floor of its line a method must never raise F (up to rounding).
         above = part.objective[np.isfinite(part.line)]
         rises = np.diff(above) > 1e-12 * np.abs(part.objective.iloc[0])
@@ -200,14 +201,16 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         )
     )
     for name in ("cosine", "digits"):
-        maml = table[(table.family == name) & (table.estimator == "maml") & (table.step > 0)]
+        maml = table[(table.family == name) & (table.estimator == "maml")]
+        # The line at K bounds the smallest of w_0, ..., w_{K-1}: the record before K, at the latest.
+        before = maml.epsilon.shift()[maml.step > 0]
         rows.append(
             at_most(
                 "E27" if name == "digits" else "E12",
                 f"a-posteriori line of MAML on {name}",
                 "min_{j<K} ||grad F(w_j)||^2 <= Delta / (c (1 - c/2) sum_{j<K} 1/L(w_j))",
                 "derived",
-                largest(maml.epsilon / maml.posterior),
+                largest(before / maml.posterior[maml.step > 0]),
                 1.0,
                 sharp=False,
                 note="largest ratio over all recorded K",

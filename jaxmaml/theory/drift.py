@@ -138,7 +138,8 @@ class Theorem:
         return self.lam_max_summary / L
 
     def conditions(self, constants: Constants, alpha: float, sizes: BatchSizes) -> list[Condition]:
-        """The summarised conditions, and those of the step-size lemma, which the theorems omit."""
+        """The summarised conditions, those of the step-size lemma, which the theorems omit, and the range
+        of alpha for which the derived constants are proven."""
         check_alpha(alpha)
         tasks, samples = step_moments.step_batch_conditions(constants, alpha)
         actual = [
@@ -151,12 +152,17 @@ class Theorem:
             tasks,
             samples,
         )
+        proven = self.alpha_max(constants.L)
         names = ("B", "D_h", "B_prime", "D_beta")
         lower = [
             Condition(name, float(least), have, have >= least)
             for name, least, have in zip(names, required, actual, strict=True)
         ]
-        return [Condition("alpha", limit, alpha, alpha <= limit * (1 + 1e-12)), *lower]
+        return [
+            Condition("alpha", limit, alpha, alpha <= limit * (1 + 1e-12)),
+            Condition("alpha (derived)", proven, alpha, alpha <= proven * (1 + 1e-12)),
+            *lower,
+        ]
 
     # Derived lines for stochastic gradients
 

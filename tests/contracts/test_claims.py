@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import claims, pipeline, plotting
+from experiments import claims, judging, pipeline, plotting
 from jaxmaml import results, sweep
 
 mpl.use("Agg")
@@ -127,6 +127,19 @@ class TestEveryClaim:
 
 
 @pytest.mark.xdist_group("smoke")
+def test_counterexample_turns(smoke):
+    """HF-MAML without its bias would hold; runs that have not settled say nothing."""
+    from experiments.claims import hf_floor
+
+    table = smoke("hf_floor").table
+    stated = table.rule == "theorem"
+    exact = table.assign(grad_norm=table.grad_norm.where(~stated, 1e-13))
+    assert hf_floor.judge(table)[0].verdict == "fails as stated"
+    assert hf_floor.judge(exact)[0].verdict == "holds"
+    assert hf_floor.judge(table.assign(direction_norm=1.0))[0].verdict == "not tested"
+
+
+@pytest.mark.xdist_group("smoke")
 def test_violated_condition_is_said_in_ledger_and_figure(smoke):
     """A rate above the theorem's range: the run goes on, its rows are not tested, and the title says why."""
     from experiments.claims import noisy_line
@@ -138,10 +151,10 @@ def test_violated_condition_is_said_in_ledger_and_figure(smoke):
     untested = ledger[ledger.verdict == "not tested"]
     assert len(untested) == 2
     assert untested.part.str.contains("FO-MAML").all()
-    assert (untested.note == "conditions violated: alpha").all()
+    assert (untested.note == "conditions violated: alpha, alpha (derived)").all()
     with plotting.style():
         titles = [axis.get_title() for axis in noisy_line.figure(table).axes]
-    assert titles == ["MAML", "FO-MAML, conditions violated: alpha", "HF-MAML"]
+    assert titles == ["MAML", "FO-MAML, conditions violated: alpha, alpha (derived)", "HF-MAML"]
 
 
 def test_pipeline_recomputes_nothing(results_here, capsys):
@@ -173,6 +186,23 @@ def test_edited_table_is_measured_again(results_here):
     table.write_bytes(whole[:500])
     pipeline.run("smoke", selected)
     assert table.read_bytes() == whole
+
+
+def test_report_is_a_table(results_here, monkeypatch):
+    """Every line of the report has the columns of its header, whatever the statements contain."""
+    name = "difference_error"
+    monkeypatch.setattr(claims, "claims", lambda: {name: CLAIMS[name]})
+    judge = CLAIMS[name].judge
+    nothing = judging.untested("E20", "part", "statement", "place", "no data")
+    monkeypatch.setattr(CLAIMS[name], "judge", lambda table: [*judge(table), nothing])
+    pipeline.run("smoke", [CLAIMS[name]])
+    pipeline.report("smoke")
+    lines = (results_here / "smoke" / "report.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) > 5
+    assert any(r"\|x\|" in line for line in rows)
+    assert any("| not tested | no data |" in line for line in rows)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {9}
 
 
 def test_report_asks_for_what_is_missing(results_here):

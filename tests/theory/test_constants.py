@@ -269,8 +269,10 @@ def test_conditions_name_what_is_violated():
     constants = Constants(L=2.0, rho=3.0, sigma=50.0, sigma_tilde=70.0, sigma_h=11.0)
     sizes = BatchSizes(B=19, D_in=1.0, D_o=1.0, D_h=2.0, B_prime=1, D_beta=1.0)
     violated = [c.name for c in MAML.conditions(constants, 0.6, sizes) if not c.holds]
-    assert violated == ["alpha", "B", "D_h", "B_prime", "D_beta"]
-    assert all(c.holds for c in MAML.conditions(constants, 0.4, BatchSizes()))
+    assert violated == ["alpha", "alpha (derived)", "B", "D_h", "B_prime", "D_beta"]
+    between = [c.name for c in MAML.conditions(constants, 0.4, BatchSizes()) if not c.holds]
+    assert between == ["alpha (derived)"]
+    assert all(c.holds for c in MAML.conditions(constants, 1 / 12, BatchSizes()))
 
 
 # Lemmas
