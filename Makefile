@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce run-sweep plots report list test check format bench clean
+.PHONY: help reproduce run-sweep plots report list test check format mutations bench clean
 
 help:  ## list the targets
 	@echo "make TARGET [SCALE=smoke|default|full] [EXPERIMENT=name|all] [PYTHON=python3.13]"
@@ -47,6 +47,9 @@ check: $(READY)  ## format, lint, types
 format: $(READY)  ## format the code and mend what lint can
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
+
+mutations: $(READY)  ## break the code on purpose; renew the list of ledger rows that turn
+	@PYTHONPATH=tests $(RUN) -m mutations
 
 bench: $(READY)  ## speed, as ratios in one run, into results/benchmarks.md
 	@$(RUN) -m experiments.benchmarks

@@ -3,10 +3,15 @@
 import inspect
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxmaml import estimators, theory
 from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.run import Run
 from jaxmaml.types import Array, Family
+
+_SQUARINGS = 24
 
 Cells = list[tuple[dict[str, Any], Any]]
 """(labels, cell) pairs, what a claim's `grid` returns."""
@@ -41,3 +46,23 @@ def theorem_run(
         record=record,
         **rest,
     )
+
+
+def spectral_norm(matrix: jax.Array) -> jax.Array:
+    """||M|| = lim ||M^p||^{1/p} of a symmetric matrix, p = 2^24: at most d^{1/2p} too large.
+
+    By matrix products alone: the LAPACK routines of jax.numpy.linalg may wait for each other for ever in
+    a program that is sharded over CPU devices.
+    """
+    scale = jnp.linalg.norm(matrix)
+    safe = jnp.where(scale > 0, scale, 1.0)
+
+    def square(state: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
+        power, log = state
+        power = power @ power
+        size = jnp.linalg.norm(power)
+        return (power / size, 2 * log + jnp.log(size)), None
+
+    start = (matrix / safe, jnp.zeros((), matrix.dtype))
+    (_, log), _ = jax.lax.scan(square, start, length=_SQUARINGS)
+    return jnp.where(scale > 0, safe * jnp.exp(log / 2**_SQUARINGS), 0.0)

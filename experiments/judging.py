@@ -3,7 +3,14 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmaml.results import Interval, LedgerRow, Verdict
+from jaxmaml.results import Interval, LedgerRow, Place, Verdict
+from jaxmaml.theory.drift import Theorem
+
+THEOREMS: dict[str, Place] = {
+    "maml": "MAML theorem",
+    "fo_maml": "FO-MAML theorem",
+    "hf_maml": "HF-MAML theorem",
+}
 
 
 def largest(values: ArrayLike) -> float:
@@ -17,11 +24,57 @@ def smallest(values: ArrayLike) -> float:
     return -largest(-np.asarray(values, float))
 
 
+def place_of(estimator: object) -> Place:
+    """The part of the paper that is the convergence theorem of an estimator."""
+    return THEOREMS[str(estimator)]
+
+
+def floor_statement(theorem: Theorem) -> str:
+    """The accuracy of a convergence theorem, as summarised."""
+    C = f"{theorem.summary_constant:g}"
+    return (
+        rf"$E\|\nabla F\|\le\max\{{\sqrt{{{C}(1+\frac{{\rho\alpha}}L\sigma)S}},"
+        rf"\,{C}\frac{{\rho\alpha}}LS,\,\varepsilon\}}$"
+    )
+
+
+def at_least(
+    claim: str,
+    part: str,
+    statement: str,
+    place: Place,
+    source: str,
+    measured: Interval | float,
+    bound: float,
+    *,
+    also: bool = True,
+    note: str = "",
+) -> LedgerRow:
+    """Holds if the lower end of the interval is at least `bound` > 0, and whatever `also` says is true."""
+    value = _interval(measured)
+    holds = np.isfinite(value.high) and value.low >= bound and also
+    return LedgerRow(
+        claim,
+        part,
+        statement,
+        place,
+        source,
+        value.mean,
+        value.low,
+        value.high,
+        float(bound),
+        float(value.low / bound),
+        "holds" if holds else "fails as stated",
+        note if also else f"a condition of this row is violated; {note}",
+    )
+
+
 def at_most(
     claim: str,
     part: str,
     statement: str,
-    place: str,
+    place: Place,
+    source: str,
     measured: Interval | float,
     bound: float,
     *,
@@ -44,6 +97,7 @@ def at_most(
         part,
         statement,
         place,
+        source,
         value.mean,
         value.low,
         value.high,
@@ -58,7 +112,8 @@ def within(
     claim: str,
     part: str,
     statement: str,
-    place: str,
+    place: Place,
+    source: str,
     measured: Interval | float,
     expected: float,
     tolerance: float,
@@ -74,6 +129,7 @@ def within(
         part,
         statement,
         place,
+        source,
         value.mean,
         value.low,
         value.high,
@@ -84,10 +140,10 @@ def within(
     )
 
 
-def untested(claim: str, part: str, statement: str, place: str, reason: str) -> LedgerRow:
+def untested(claim: str, part: str, statement: str, place: Place, source: str, reason: str) -> LedgerRow:
     """A claim that these numbers say nothing about, with the reason."""
     nan = float("nan")
-    return LedgerRow(claim, part, statement, place, nan, nan, nan, nan, nan, "not tested", reason)
+    return LedgerRow(claim, part, statement, place, source, nan, nan, nan, nan, nan, "not tested", reason)
 
 
 def _interval(measured: Interval | float) -> Interval:

@@ -72,7 +72,10 @@ def plot(scale: str, selected: Sequence[ModuleType]) -> None:
 
 
 def report(scale: str) -> None:
-    """The ledger of all claims: claims.csv, report.md, and a summary on the terminal."""
+    """The ledger of all claims: claims.csv, report.md, report/index.html, and a list on the terminal."""
+    from experiments import summary
+    from experiments.report import page
+
     where = folder(scale)
     frames = []
     for name in claims.claims():
@@ -81,7 +84,7 @@ def report(scale: str) -> None:
             raise FileNotFoundError(
                 f"{path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
             )
-        frames.append(pd.read_csv(path).fillna({"note": ""}))
+        frames.append(pd.read_csv(path).fillna({"note": ""}).assign(experiment=name))
     ledger = pd.concat(frames, ignore_index=True).sort_values(["claim", "part"], kind="stable")
     results.write_table(where / "claims.csv", ledger)
     lines = ["# Ledger of claims", "", f"Scale `{scale}`; columns in docs/notation.md.", ""]
@@ -96,6 +99,9 @@ def report(scale: str) -> None:
         print(f"{row.claim:4s} {row.verdict:18s} {row.part}")
     results.write_atomically(where / "report.md", ("\n".join(lines) + "\n").encode())
     print(f"{len(ledger)} rows in {where / 'claims.csv'} and {where / 'report.md'}")
+    if set(summary.NEEDED) <= set(claims.claims()):
+        summary.write(where)
+    print(f"report: {page.write(where, scale)}")
 
 
 def short(module: ModuleType) -> str:

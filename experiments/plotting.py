@@ -12,7 +12,9 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from jaxmaml import results
 
 # Okabe and Ito's palette.
 COLORS = {
@@ -96,6 +98,18 @@ def vanished(axis: Axes, x: Any, y: Any, text: str, **look: Any) -> None:
     )
 
 
+def fitted(axis: Axes, x: Any, y: Any, of: str = "") -> None:
+    """The least-squares line over exactly the fitted range; the legend gives slope and interval."""
+    fit = results.slope(x, y)
+    ends = np.array([np.min(x), np.max(x)], float)
+    middle = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
+    # Beside the points, not over them.
+    line = 0.7 * middle[1] * (ends / middle[0]) ** fit.mean
+    error = "" if fit.n == 2 else rf" $\pm$ {(fit.high - fit.low) / 2:.1g}"
+    name = f"fitted slope{' of ' + of if of else ''} {fit.mean:.3f}{error}"
+    axis.loglog(ends, line, color="0.45", linewidth=0.8, marker="|", markersize=6, label=name)
+
+
 def finish(figure: Figure, title: str, columns: int = 3) -> Figure:
     """Title, one legend for all panels below them, and axes in decades without labels between."""
     handles: dict[str, Artist] = {}
@@ -109,7 +123,7 @@ def finish(figure: Figure, title: str, columns: int = 3) -> Figure:
                     which.set_minor_formatter(NullFormatter())
                 else:
                     which.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                    which.set_major_formatter(LogFormatter())
+                    which.set_major_formatter(StrMethodFormatter("{x:g}"))
                     which.set_minor_formatter(NullFormatter())
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
     figure.suptitle(title, fontsize=9)

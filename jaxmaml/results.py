@@ -26,6 +26,19 @@ PACKAGE = pathlib.Path(__file__).parent
 NOT_NUMERICAL = ("theory", "results.py", "sweep.py", "version.py")
 
 Verdict = Literal["holds", "holds, not sharp", "fails as stated", "not tested"]
+Place = Literal[
+    "assumptions",
+    "smoothness lemma",
+    "step-size lemma",
+    "bias lemma",
+    "F and F-hat",
+    "Hessian-free product",
+    "MAML theorem",
+    "FO-MAML theorem",
+    "HF-MAML theorem",
+    "costs",
+]
+"""The parts of the paper, in its order."""
 
 
 # Atomic files
@@ -180,12 +193,26 @@ def interval(values: Iterable[float], level: float = 0.95) -> Interval:
     return Interval(mean, float(mean - half), float(mean + half), x.size)
 
 
-def slope(x: Iterable[float], y: Iterable[float], level: float = 0.95) -> Interval:
-    """Slope of log y against log x by least squares, with its interval."""
+def slope(
+    x: Iterable[float], y: Iterable[float], level: float = 0.95, *, errors: Iterable[float] | None = None
+) -> Interval:
+    """Slope of log y against log x by least squares, with its interval.
+
+    The interval comes from the residuals; from the standard errors of y where they are given. nan where
+    x does not vary.
+    """
     logs = np.log(np.asarray(list(x), float)), np.log(np.asarray(list(y), float))
-    fit = scipy.stats.linregress(*logs)
     n = logs[0].size
-    half = scipy.stats.t.ppf(0.5 + level / 2, n - 2) * fit.stderr if n > 2 else np.inf
+    if n < 2 or np.ptp(logs[0]) == 0:
+        return Interval(np.nan, np.nan, np.nan, n)
+    fit = scipy.stats.linregress(*logs)
+    if errors is not None:
+        relative = np.asarray(list(errors), float) / np.exp(logs[1])
+        centred = logs[0] - logs[0].mean()
+        error = np.sqrt(np.sum((centred * relative) ** 2)) / np.sum(centred**2)
+        half = scipy.stats.norm.ppf(0.5 + level / 2) * error
+    else:
+        half = scipy.stats.t.ppf(0.5 + level / 2, n - 2) * fit.stderr if n > 2 else np.inf
     return Interval(float(fit.slope), float(fit.slope - half), float(fit.slope + half), n)
 
 
@@ -201,8 +228,11 @@ class LedgerRow:
     part: str
     """what of the claim this row is about."""
     statement: str
-    place: str
-    """where it stands in the paper, as summarised, or `derived`."""
+    """text with formulas in LaTeX between dollar signs."""
+    place: Place
+    """the part of the paper that it is about."""
+    source: str
+    """`as summarised`, `derived`, or what of each."""
     measured: float
     low: float
     high: float

@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,15 @@ def step_norms(family: Family, w: jax.Array, batches: PyTree) -> jax.Array:
     """||grad f_j(w; D_beta^j)|| of each task j, shape (B',)."""
     gradients = jax.vmap(lambda b: jax.grad(objective.task_loss, argnums=1)(family, w, b))(batches)
     return jax.vmap(tree.norm)(gradients)
+
+
+class Step(NamedTuple):
+    w: jax.Array
+    """w_{k+1}."""
+    direction: jax.Array
+    """G_k."""
+    step_size: jax.Array
+    """beta_k."""
 
 
 @jax.tree_util.register_dataclass
@@ -160,10 +169,16 @@ class Run:
         state, curves = jax.lax.scan(segment, state, (starts, stops))
         return {"step": stops, **curves, "diverged_at": state.diverged_at}
 
-    def _step(self, k: jax.Array, key: jax.Array, state: "_State") -> "_State":
-        w = state.w
+    def step(self, key: jax.Array, w: jax.Array) -> "Step":
+        """One outer step from w, with what `draw` gives for the key."""
         episodes, step_batches = draw(self.family, key, self.sizes)
-        direction = meta_gradient(
+        direction = self.direction(w, episodes)
+        new, used = self.move(w, direction, step_norms(self.family, w, step_batches))
+        return Step(new, direction, used)
+
+    def direction(self, w: jax.Array, episodes: Episode) -> jax.Array:
+        """G(w), the mean of the estimator over the tasks of `episodes`."""
+        return meta_gradient(
             estimators.get(self.estimator),
             lambda v, batch: objective.task_loss(self.family, v, batch),
             w,
@@ -171,20 +186,24 @@ class Run:
             alpha=self.alpha,
             **self.arguments,
         )
+
+    def move(
+        self, w: jax.Array, direction: jax.Array, task_grad_norms: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """(w - beta G, beta) with beta = c / L~ of these norms."""
         transform = scale_by_theorem_step(self.c, self.L, self.rho, self.alpha)
-        updates, used = transform.update(
-            direction,
-            transform.init(w),
-            task_grad_norms=step_norms(self.family, w, step_batches),
-        )
-        new = w + updates
+        updates, used = transform.update(direction, transform.init(w), task_grad_norms=task_grad_norms)
+        return w + updates, used.step_size
+
+    def _step(self, k: jax.Array, key: jax.Array, state: "_State") -> "_State":
+        new, direction, used = self.step(key, state.w)
         diverged = (state.diverged_at < 0) & ~jnp.all(jnp.isfinite(new))
         return _State(
             new,
             jnp.where(diverged, (k + 1).astype(state.diverged_at.dtype), state.diverged_at),
             tree.norm(direction),
-            used.step_size,
-            state.step_sum + used.step_size,
+            used,
+            state.step_sum + used,
         )
 
     def _metrics(self, state: "_State") -> dict[str, jax.Array]:

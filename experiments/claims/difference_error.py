@@ -20,7 +20,7 @@ from experiments import plotting
 from experiments.cells import Cells
 from experiments.judging import at_most, largest, smallest, within
 from jaxmaml import hvp, objective, results, tree
-from jaxmaml.results import LedgerRow
+from jaxmaml.results import LedgerRow, Place
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.theory import finite_difference
@@ -124,7 +124,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
 
 
 def judge(table: pd.DataFrame) -> list[LedgerRow]:
-    place = "Hessian-free MAML, as summarised (with twice this constant)"
+    place: Place = "Hessian-free product"
     rows = []
     for precision in ("float64", "float32"):
         every = table[table.precision == precision]
@@ -133,8 +133,9 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             at_most(
                 "E20",
                 f"error of the difference in {precision}",
-                "||d - H v|| <= rho delta ||v||^2 / 2 + rounding",
+                r"$\|d-Hv\|\le\frac12\rho\delta\|v\|^2$, and rounding",
                 place,
+                "as summarised with twice this constant; derived",
                 largest(ratio),
                 1.0,
                 note="largest ratio of error and bound over both functions",
@@ -146,7 +147,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             within(
                 "E20",
                 f"best step of the difference in {precision}",
-                "||delta v|| = (3 C eps (||grad f|| + L ||w||) / zeta)^(1/3), C = 4",
+                r"$\|\delta v\|=(3C\epsilon(\|\nabla f\|+L\|w\|)/\zeta)^{1/3}$, $C=4$",
+                place,
                 "derived",
                 float(np.log10(best.arc / best.best_arc)),
                 0.0,
@@ -156,13 +158,14 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         )
     exact = table[table.precision == "float64"]
     smooth = exact[exact.function == "cosine"]
-    branch = smooth[(smooth.arc > 1e-4) & (smooth.arc < 1e-2)]
+    branch = _truncation(smooth)
     fit = results.slope(branch.arc, branch.error)
     rows.append(
         within(
             "E20",
             "order of the difference on a smooth function",
-            "error = O(delta^2) where the third derivative is Lipschitz",
+            r"error of order $\delta^2$ where the third derivative is Lipschitz",
+            place,
             "derived",
             fit,
             2.0,
@@ -175,7 +178,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         within(
             "E20",
             "the constant 1/2 is attained by rho |x|^3 / 6",
-            "||d - H v|| = rho delta ||v||^2 / 2",
+            r"$\|d-Hv\|=\frac12\rho\delta\|v\|^2$ for $f=\frac16\rho|x|^3$ at 0",
+            place,
             "derived",
             smallest(kink.error / kink.truncation),
             1.0,
@@ -184,6 +188,11 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         )
     )
     return rows
+
+
+def _truncation(smooth: pd.DataFrame) -> pd.DataFrame:
+    """Steps at which truncation is all of the error."""
+    return smooth[(smooth.arc > 1e-4) & (smooth.arc < 1e-2)]
 
 
 def figure(table: pd.DataFrame) -> Figure:
@@ -207,6 +216,8 @@ def figure(table: pd.DataFrame) -> Figure:
             label=r"$\frac{1}{2}\rho\|\delta v\|$, derived",
         )
         if name == "cosine":
+            branch = _truncation(wide)
+            plotting.fitted(axis, branch.arc, branch.error)
             axis.loglog(
                 wide.arc,
                 wide.truncation_smooth,

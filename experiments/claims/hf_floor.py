@@ -19,7 +19,7 @@ from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, largest, smallest, untested, within
 from jaxmaml import results, theory
 from jaxmaml.estimators.hf_maml import ArcDelta, float_optimal_delta, theorem_delta
-from jaxmaml.results import LedgerRow
+from jaxmaml.results import LedgerRow, Place
 from jaxmaml.run import Run, log_steps
 from jaxmaml.tasks import cosine, two_cosines
 from jaxmaml.tasks.cosine import Cosine, first_zero
@@ -36,7 +36,7 @@ INVERSE_LAMBDAS = {
     "full": (6, 8, 10, 20, 40, 70, 100, 200, 300, 600, 1000, 3000),
 }
 INVERSE_ETAS = {
-    "smoke": (20, 60, 200),
+    "smoke": (20, 60, 100, 200),
     "default": (12, 20, 40, 60, 100, 200, 600),
     "full": (12, 20, 30, 40, 60, 100, 200, 300, 600, 1000),
 }
@@ -152,8 +152,8 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
 
 
 def judge(table: pd.DataFrame) -> list[LedgerRow]:
-    theorem = "HF-MAML theorem, as summarised"
-    two, cosine = (table[table.family == name] for name in ("two_cosines", "cosine"))
+    theorem: Place = "HF-MAML theorem"
+    two = table[table.family == "two_cosines"]
     closed = two[two.rule != "float_optimal"]
     stated = table[table.rule == "theorem"]
     settled = bool((table.direction_norm <= 1e-9).all())
@@ -162,8 +162,9 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
     about = (
         "E21",
         "HF-MAML's accuracy with exact gradients and the theorem's delta",
-        "||grad F|| <= 6 sqrt((1 + rho alpha sigma / L) S) with S -> 0 as B, D_o, D_in -> inf",
+        r"$E\|\nabla F\|\le6\sqrt{(1+\frac{\rho\alpha}L\sigma)S}$ with $S\to0$ as $B,D_o,D_{in}\to\infty$",
         theorem,
+        "as summarised",
     )
     rows = [
         at_most(
@@ -179,7 +180,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         at_most(
             "E21",
             "HF-MAML's floor on two_cosines equals alpha ||E t||",
-            "grad F = alpha E[t_i] where HF-MAML stops, t_i the truncation error of the difference",
+            r"$\nabla F=\alpha E[t_i]$ where HF-MAML stops, $t_i$ the truncation error of the difference",
+            theorem,
             "derived",
             largest(np.abs(closed.grad_norm / closed.predicted - 1)),
             1e-5,
@@ -189,7 +191,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         at_most(
             "E21",
             "HF-MAML's floor is below chi E||g||",
-            "||grad F|| <= min(eta/2, 2 alpha L) E||g_i|| at HF-MAML's limit",
+            r"$\|\nabla F\|\le\min(\frac\eta2,2\alpha L)\,E\|g_i\|$ at HF-MAML's limit",
+            theorem,
             "derived",
             largest(table.grad_norm / table.limit_bound),
             1.0,
@@ -203,7 +206,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         within(
             "E21",
             "HF-MAML's floor tends to FO-MAML's as alpha L -> 0 (two_cosines)",
-            "with the theorem's delta the difference averages the Hessian away",
+            "with the theorem's step the difference averages the Hessian away",
+            theorem,
             "derived",
             float(small.grad_norm / small.fo_floor),
             1.0,
@@ -211,16 +215,16 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             note=f"ratio at alpha L = 1/{small.inverse_lambda:g}",
         )
     )
-    # eta^2 holds once the arc is short against the wave length: eta << alpha a omega^2.
-    branch = cosine[(cosine.rule == "repaired") & (cosine.eta < 1 / 50)]
+    branch = _short_arcs(table)
     fit = results.slope(branch.eta, branch.grad_norm)
     rows.append(
         within(
             "E21",
             "HF-MAML's floor falls like eta^2 (cosine)",
-            "floor = O(eta^2), delta = eta / (rho alpha ||g||), where the third derivative is Lipschitz",
+            r"floor of order $\eta^2$, $\delta=\eta/(\rho\alpha\|g\|)$, where the third derivative is Lipschitz",
+            theorem,
             "derived",
-            fit.mean,
+            fit,
             2.0,
             0.1,
             note=f"log-log slope over {fit.n} values below 1/50",
@@ -230,8 +234,9 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         at_most(
             "E21",
             "the repaired delta is within the theorem's accuracy",
-            "||grad F|| <= 6 sqrt((1 + rho alpha sigma / L) sigma^2 / B) with eta = 1 / sqrt(B)",
-            f"{theorem}, with the derived repair",
+            r"$\|\nabla F\|\le6\sqrt{(1+\frac{\rho\alpha}L\sigma)\sigma^2/B}$ with $\eta=1/\sqrt B$",
+            theorem,
+            "as summarised, with the derived repair",
             largest(repaired.grad_norm / repaired.bound_summary_repaired),
             1.0,
             also=settled,
@@ -242,7 +247,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         at_most(
             "E21",
             "no floor with the float-optimal delta",
-            "the bias is alpha zeta ||delta g||^2 / 6 times E||g||, and rounding",
+            r"the bias is at most $\frac16\alpha\zeta\|\delta g\|^2E\|g\|$, and rounding",
+            theorem,
             "derived",
             largest(best.grad_norm / best.fo_floor),
             1e-5,
@@ -251,6 +257,12 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         )
     )
     return rows
+
+
+def _short_arcs(table: pd.DataFrame) -> pd.DataFrame:
+    """Where the arc is short against the wave length: eta << alpha a omega^2."""
+    cosine = table[table.family == "cosine"]
+    return cosine[(cosine.rule == "repaired") & (cosine.eta < 1 / 50)]
 
 
 def figure(table: pd.DataFrame) -> Figure:
@@ -301,6 +313,8 @@ def figure(table: pd.DataFrame) -> Figure:
         color="k",
         label=r"$\propto\eta^2$, derived",
     )
+    branch = _short_arcs(table)
+    plotting.fitted(axes[2], branch.eta, branch.grad_norm)
     axes[2].axvline(1 / THEOREM, color="0.6", linewidth=0.8)
     axes[2].text(
         1 / THEOREM,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments import plotting
 from experiments.cells import Cells, theorem_run
-from experiments.judging import at_most, untested
+from experiments.judging import at_most, floor_statement, place_of, untested
 from jaxmaml import results, theory
 from jaxmaml.results import LedgerRow
 from jaxmaml.run import log_steps
@@ -194,14 +194,16 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             (
                 "E13",
                 f"noisy {name} on cosine against epsilon(K)",
-                "(1/K) sum_{k<K} E||grad F(w_k)|| <= epsilon(K)",
-                f"{name} theorem, as summarised; constants derived",
+                r"$\frac1K\sum_{k<K}E\|\nabla F(w_k)\|\le\varepsilon(K)$",
+                place_of(estimator),
+                "as summarised; constants derived",
             ),
             (
                 "E13",
                 f"stationary level of noisy {name} on cosine against its theorem",
-                "E||grad F|| <= the theorem's floor",
-                f"{name} theorem, as summarised",
+                floor_statement(theory.theorems()[str(estimator)]),
+                place_of(estimator),
+                "as summarised",
             ),
         ]
         if violated := _violated(part):
@@ -240,7 +242,8 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             at_most(
                 "E13",
                 f"stationary level of noisy {name} on cosine against its linearisation",
-                "E||grad F||^2 = b_det^2 + tr(hess F P hess F), J P + P J^T = beta Sigma",
+                r"$E\|\nabla F\|^2=b_{det}^2+\mathrm{tr}(\nabla^2F\,P\,\nabla^2F)$, $JP+PJ^\top=\beta\Sigma$",
+                place_of(estimator),
                 "derived",
                 float(ratio),
                 1.1,

@@ -15,9 +15,21 @@ from jaxmaml import results, sweep
 
 mpl.use("Agg")
 CLAIMS = claims.claims()
-every = pytest.mark.parametrize("name", CLAIMS)
+# The tests of a claim run in one process, which computes its smoke scale once.
+every = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CLAIMS]
+)
 # Rows whose verdict is not that the statement holds, with the verdict.
-EXCEPTIONS = {"HF-MAML's accuracy with exact gradients and the theorem's delta": "fails as stated"}
+EXCEPTIONS = dict.fromkeys(
+    (
+        "HF-MAML's accuracy with exact gradients and the theorem's delta",
+        "HF-MAML's accuracy on hf_blind with exact gradients",
+        "HF-MAML's accuracy on shared_curvature with exact gradients",
+        "HF-MAML's accuracy on hf_blind at B >= 10000",
+        "MAML's iterations at alpha = 1/L within the constant of alpha <= 0.35/L",
+    ),
+    "fails as stated",
+)
 VERDICTS = {"holds", "holds, not sharp", "fails as stated", "not tested"}
 
 
@@ -66,7 +78,6 @@ class TestEveryClaim:
             cell.check()
         assert len(sweep.group([cell for _, cell in labelled])) <= 12
 
-    @pytest.mark.xdist_group("smoke")
     def test_verdicts(self, name, smoke):
         ledger = smoke(name).verdicts
         assert len(ledger) > 0
@@ -83,13 +94,11 @@ class TestEveryClaim:
                 assert row.verdict.startswith(expected), f"{row.part}: {row.note}"
                 assert row.low <= row.measured <= row.high
 
-    @pytest.mark.xdist_group("smoke")
     def test_one_trace_a_program(self, name, smoke):
         assert smoke(name).report.programs == len(
             sweep.group([cell for _, cell in CLAIMS[name].grid("smoke")])
         )
 
-    @pytest.mark.xdist_group("smoke")
     def test_diverged_runs_never_hold(self, name, smoke):
         """If every cell of the sweep had diverged at its first step, no row would hold."""
         labelled, rows = CLAIMS[name].grid("smoke"), smoke(name).rows
@@ -109,7 +118,6 @@ class TestEveryClaim:
         assert held(rows.cell.unique()) == set()
         assert held([0]) < held([])
 
-    @pytest.mark.xdist_group("smoke")
     def test_figure(self, name, smoke):
         table = smoke(name).table
         with plotting.style():
@@ -126,7 +134,7 @@ class TestEveryClaim:
         assert any(re.search("derived|summarised|exact", text) for text in theory), theory
 
 
-@pytest.mark.xdist_group("smoke")
+@pytest.mark.xdist_group("hf_floor")
 def test_counterexample_turns(smoke):
     """HF-MAML without its bias would hold; runs that have not settled say nothing."""
     from experiments.claims import hf_floor
@@ -139,7 +147,7 @@ def test_counterexample_turns(smoke):
     assert hf_floor.judge(table.assign(direction_norm=1.0))[0].verdict == "not tested"
 
 
-@pytest.mark.xdist_group("smoke")
+@pytest.mark.xdist_group("noisy_line")
 def test_violated_condition_is_said_in_ledger_and_figure(smoke):
     """A rate above the theorem's range: the run goes on, its rows are not tested, and the title says why."""
     from experiments.claims import noisy_line
@@ -193,10 +201,12 @@ def test_report_is_a_table(results_here, monkeypatch):
     name = "difference_error"
     monkeypatch.setattr(claims, "claims", lambda: {name: CLAIMS[name]})
     judge = CLAIMS[name].judge
-    nothing = judging.untested("E20", "part", "statement", "place", "no data")
+    nothing = judging.untested("E20", "part", "statement", "costs", "derived", "no data")
     monkeypatch.setattr(CLAIMS[name], "judge", lambda table: [*judge(table), nothing])
     pipeline.run("smoke", [CLAIMS[name]])
+    pipeline.plot("smoke", [CLAIMS[name]])
     pipeline.report("smoke")
+    assert name in (results_here / "smoke" / "report" / "index.html").read_text()
     lines = (results_here / "smoke" / "report.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) > 5

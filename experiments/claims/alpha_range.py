@@ -1,0 +1,191 @@
+"""MAML's theorem cannot hold for alpha up to 1/L with one constant (E24).
+
+As summarised, for alpha <= 1/L MAML needs at most O(1) Delta (L + rho alpha (sigma + eps)) / eps^2 steps. One task
+in one dimension, f'' = L - s (3/2 + cos(omega w)/2), so that I - alpha H lies between s/L and 2s/L at alpha = 1/L:
+F' is of order (s/L)^2 L w, while L(w) = 4L + 2 rho alpha |f'| is as large as for any other rate. Derived
+(docs/findings/alpha-range.md): from w_0 = R the steps to |F'| <= eps = s^2 (L - 2s) R / (2 L^2) are at least
+R L omega / (8 c s), and steps over allowance exceeds L^2 (1 - 2s/L) / (16 c s^2) as omega -> inf: no constant will do.
+Up to alpha L = 0.35 the same problem is well within the constant that is proved there.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments import plotting
+from experiments.cells import Cells
+from experiments.judging import at_least, at_most, largest, smallest
+from jaxmaml import results, theory
+from jaxmaml.results import LedgerRow, Place
+from jaxmaml.run import Run, log_steps
+from jaxmaml.tasks._noise import make_noise
+from jaxmaml.tasks.cosine import Cosine, CosineTasks
+
+TITLE = "MAML's range of alpha: the iteration count at alpha = 1/L and up to 0.35/L"
+L, START = 1.0, 10.0
+PROVEN = 0.35
+GAPS = {
+    "smoke": (0.2, 0.14, 0.1, 0.07),
+    "default": (0.2, 0.14, 0.1, 0.07, 0.05),
+    "full": (0.2, 0.14, 0.1, 0.07, 0.05, 0.035),
+}
+"""s, with omega = 1.6 / s^3."""
+LAMBDAS = (0.1, 0.2, PROVEN, 1.0)
+PLACE: Place = "MAML theorem"
+
+
+def _family(s: float, omega: float) -> Cosine:
+    """f'' = (L - 3s/2) - s/2 cos(omega w)."""
+    tasks = CosineTasks(np.zeros((1, 1)), np.zeros((1, 1)))
+    return Cosine(L - 1.5 * s, 0.5 * s / omega**2, omega, tasks, make_noise())
+
+
+def _omega(s: float) -> float:
+    """So that s omega R >> 4 L by the same factor for every s."""
+    return 1.6 / s**3
+
+
+def _epsilon(s: float) -> float:
+    return s**2 * (L - 2 * s) * START / (2 * L**2)
+
+
+def _least_steps(s: float, c: float) -> float:
+    return START * L * _omega(s) / (8 * c * s)
+
+
+def grid(scale: str) -> Cells:
+    c = theory.theorems()["maml"].c
+    longest = max(4 * _least_steps(s, c) for s in GAPS[scale])
+    cells = []
+    for s in GAPS[scale]:
+        family = _family(s, _omega(s))
+        for lam in LAMBDAS:
+            cell = Run(
+                family,
+                "maml",
+                lam / L,
+                c,
+                L,
+                0.5 * s * _omega(s),
+                np.array([START]),
+                record=log_steps(round(longest), per_decade=48, tail=200),
+            )
+            cells.append(({"s": s, "lam": lam}, cell))
+    return cells
+
+
+def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
+    """One row a run: the steps to the accuracy, its allowance without the O(1), and the derived least number.
+
+    A count is the first recorded step at the accuracy; the record before it bounds the count from below.
+    """
+    del scale
+    c = theory.theorems()["maml"].c
+    table = []
+    for (s, lam), part in rows.groupby(["s", "lam"], sort=False):
+        s, lam = float(s), float(lam)
+        rho, eps = 0.5 * s * _omega(s), _epsilon(s)
+        # At alpha = 1/L the accuracy is that of the argument; elsewhere the same share of the start.
+        if lam < 1:
+            eps = eps / float(rows[(rows.s == s) & (rows.lam == 1)].grad_norm.iloc[0])
+            eps = eps * float(part.grad_norm.iloc[0])
+        norms, steps = part.grad_norm.to_numpy(), part.step.to_numpy()
+        reached = np.flatnonzero(norms <= eps)
+        finite = bool(np.isfinite(norms).all())
+        # F >= 0: the value at the start bounds the gap.
+        gap = float(part.objective.iloc[0])
+        allowance = gap * (L + rho * lam / L * eps) / eps**2
+        table.append(
+            {
+                "s": s,
+                "lam": lam,
+                "omega": _omega(s),
+                "epsilon": eps,
+                "steps": float(steps[reached[0]]) if reached.size and finite else np.nan,
+                "steps_low": float(steps[max(reached[0] - 1, 0)]) if reached.size and finite else np.nan,
+                "allowance": allowance,
+                "least": _least_steps(s, c) if lam == 1 else np.nan,
+                "limit": L**2 * (1 - 2 * s / L) / (16 * c * s**2) if lam == 1 else np.nan,
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def judge(table: pd.DataFrame) -> list[LedgerRow]:
+    edge, proven = table[table.lam == 1], table[table.lam <= PROVEN]
+    constant = theory.theorems()["maml"].explicit_constants(PROVEN)[2]
+    ratio = edge.steps_low / edge.allowance
+    statement = (
+        r"$N\le C\,\Delta\,(L+\rho\alpha(\sigma+\varepsilon))/\varepsilon^2$ with one $C$ for all problems"
+    )
+    repair = "repair: alpha <= 1/(6L), or 0.35/L with the constant 452"
+    return [
+        at_most(
+            "E24",
+            "MAML's iterations at alpha = 1/L within the constant of alpha <= 0.35/L",
+            statement + r", $\alpha\le1/L$",
+            PLACE,
+            "as summarised",
+            largest(ratio),
+            constant,
+            note=f"steps / allowance at s = {edge.s.min():g}; {repair}",
+        ),
+        at_least(
+            "E24",
+            "no constant bounds MAML's iterations at alpha = 1/L",
+            r"$N/[\Delta(L+\rho\alpha\varepsilon)/\varepsilon^2]$ grows like $s^{-2}$ as $s\to0$, $\omega\propto s^{-3}$",
+            PLACE,
+            "derived",
+            results.slope(1 / edge.s, edge.steps / edge.allowance),
+            1.0,
+            note=f"log-log slope in 1/s over {len(edge)} values, 2 expected; at least 1 says that it is unbounded",
+        ),
+        at_least(
+            "E24",
+            "MAML's iterations at alpha = 1/L against their derived least number",
+            r"$N\ge RL\omega/(8cs)$",
+            PLACE,
+            "derived",
+            smallest(edge.steps_low / edge.least),
+            1.0,
+            note="smallest ratio",
+        ),
+        at_most(
+            "E24",
+            "MAML's iterations up to alpha = 0.35/L",
+            statement + r", $\alpha\le0.35/L$, $C=452$",
+            PLACE,
+            "as summarised; constant derived",
+            largest(proven.steps / proven.allowance),
+            constant,
+            sharp=False,
+            note="the same tasks, the same accuracy relative to the start",
+        ),
+    ]
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    drawing, axes = plotting.panels(1, width=3.8)
+    axis = axes[0]
+    shades = dict(zip(LAMBDAS, ("#56B4E9", "#E69F00", "#0072B2", "#000000"), strict=True))
+    for lam, part in table.groupby("lam"):
+        axis.loglog(
+            part.s,
+            part.steps / part.allowance,
+            "o-",
+            linewidth=0.8,
+            color=shades[lam],
+            label=rf"$\alpha L={lam:g}$",
+        )
+    edge = table[table.lam == 1].sort_values("s")
+    axis.loglog(edge.s, edge.limit, "--", color="k", label=r"least ratio for $\omega\to\infty$, derived")
+    axis.axhline(
+        theory.theorems()["maml"].explicit_constants(PROVEN)[2],
+        linestyle="-.",
+        color="0.4",
+        label=r"constant for $\alpha L\leq0.35$, derived",
+    )
+    plotting.fitted(axis, edge.s, edge.steps / edge.allowance, r"$\alpha L=1$")
+    axis.set_xlabel(r"gap $s$ of the curvature to $L$ [$\varphi/u^2$]")
+    axis.set_ylabel("steps / allowance [1]")
+    return plotting.finish(drawing, "One task: MAML's count has no constant at $\\alpha=1/L$", columns=2)

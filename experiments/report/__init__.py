@@ -1,0 +1,1 @@
+"""The ledger of all claims as one self-contained page of HTML."""

@@ -1,0 +1,142 @@
+"""Searching for worst cases: tasks whose constants are known by construction, and ascent from many starts.
+
+The tasks are cubic splines in one dimension,
+
+    f_i(x) = s_i x + h_i x^2 / 2 + sum_j r_ij (x - k_ij)_+^3 / 6,
+    f_i''(x) = h_i + sum_j r_ij (x - k_ij)_+,
+
+so that f_i'' is piecewise linear: L is its largest absolute value at a knot, rho its steepest slope, both
+attained. Kinks matter, because most bounds that know L and rho alone are attained by them only.
+The formulas use operators alone and serve JAX in the search and NumPy afterwards.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxmaml.types import Array, Constants, Infimum
+
+RATE = 0.1
+"""of Adam in the unconstrained parameters, which are of order one; it falls to 0 like a cosine."""
+
+
+class SplineTasks(NamedTuple):
+    slope: Any
+    """s, shape (n,)."""
+    curvature: Any
+    """h left of all knots, shape (n,)."""
+    knots: Any
+    """k, shape (n, 4), increasing."""
+    jumps: Any
+    """r, the jumps of f''' at the knots, shape (n, 4); they add up to 0."""
+
+
+def derivatives(tasks: SplineTasks, x: Any) -> tuple[Any, Any, Any]:
+    """f_i, f_i' and f_i'' at x_i, x of shape (..., n) or (..., 1)."""
+    x = x + 0 * tasks.slope
+    y = x[..., None] - tasks.knots
+    y = 0.5 * (y + abs(y))
+    second = tasks.jumps * y
+    first = 0.5 * second * y
+    value = first * y / 3
+    return (
+        tasks.slope * x + 0.5 * tasks.curvature * x * x + value.sum(-1),
+        tasks.slope + tasks.curvature * x + first.sum(-1),
+        tasks.curvature + second.sum(-1),
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Spline:
+    """The tasks as a family; a sample adds +-(noise_0 x + noise_1 x^2 / 2), either sign equally likely.
+
+    `sample` enumerates: the batches alternate between the signs, so that a mean over an even number of
+    batches of one task is an expectation. Size 1 only.
+    """
+
+    tasks: SplineTasks
+    noise: Array
+    """(noise of the gradient, of the Hessian) at x = 0, shape (2,)."""
+
+    max_batch = 1
+    dim = 1
+
+    def loss(self, w: jax.Array, task: SplineTasks, batch: jax.Array) -> jax.Array:
+        x = w[0]
+        linear, quadratic = jnp.mean(batch, axis=0)
+        return derivatives(task, x)[0] + linear * x + 0.5 * quadratic * x**2
+
+    def full(self, task: SplineTasks) -> jax.Array:
+        return jnp.zeros((1, 2), jnp.result_type(task.slope))
+
+    def sample(self, key: jax.Array, who: jax.Array, sizes: jax.Array) -> jax.Array:
+        """Shape (m, 1, 2)."""
+        del key, sizes
+        signs = 1 - 2 * (jnp.arange(who.shape[0]) % 2)
+        return signs[:, None, None] * jnp.asarray(self.noise)
+
+    def constants(self) -> Constants:
+        """sigma is that of x = 0: over all x it is infinite unless the Hessians agree far out."""
+        tasks = SplineTasks(*map(np.asarray, self.tasks))
+        at_knots = derivatives(tasks, tasks.knots.T)[2]
+        slopes = derivatives(tasks, np.zeros(1))[1]
+        return Constants(
+            L=max(np.abs(at_knots).max(), np.abs(tasks.curvature).max()),
+            rho=np.abs(np.cumsum(tasks.jumps, axis=1)).max(),
+            sigma=slopes.std(),
+            sigma_tilde=float(self.noise[0]),
+            sigma_h=float(self.noise[1]),
+        )
+
+    def infimum(self, alpha: float) -> Infimum:
+        del alpha
+        return Infimum(-math.inf, "lower bound")
+
+
+def ramps(slope: jax.Array, levels: jax.Array, middle: jax.Array, gap: jax.Array) -> SplineTasks:
+    """Tasks with f'(0) = slope whose f'' goes from one level to the next with slope +-1, so rho = 1.
+
+    levels, shape (n, 3): the first ramp ends at `middle`, the second begins `gap` later.
+    """
+    rise = levels @ np.array([[-1.0, 0.0], [1.0, -1.0], [0.0, 1.0]])
+    width, sign = jnp.abs(rise), jnp.sign(rise)
+    knots = width @ np.array([[-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    knots = knots + middle[:, None] + gap[:, None] * np.array([0.0, 0.0, 1.0, 1.0])
+    jumps = sign @ np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]])
+    free = SplineTasks(jnp.zeros_like(slope), levels[:, 0], knots, jumps)
+    return free._replace(slope=slope - derivatives(free, jnp.zeros(1))[1])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Ascent:
+    """Gradient ascent by Adam from many starts at once."""
+
+    starts: Array
+    """shape (restarts, parameters)."""
+    steps: int = field(metadata={"static": True})
+
+    def run(self, score: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """The best score on each path, shape (restarts,), and where it was; -inf if it was never finite."""
+        optimiser = optax.adam(optax.cosine_decay_schedule(RATE, self.steps))
+        x = jnp.asarray(self.starts)
+        lowest = jnp.full(x.shape[:1], -jnp.inf)
+
+        def step(carry: Any, _: None) -> tuple[Any, None]:
+            x, state, best, where = carry
+            value, slope = jax.vmap(jax.value_and_grad(score))(x)
+            better = jnp.isfinite(value) & (value > best)
+            best, where = jnp.where(better, value, best), jnp.where(better[:, None], x, where)
+            slope = jnp.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0)
+            updates, state = optimiser.update(-slope, state)
+            return (x + updates, state, best, where), None
+
+        carry, _ = jax.lax.scan(step, (x, optimiser.init(x), lowest, x), length=self.steps)
+        return carry[2], carry[3]

@@ -1,0 +1,161 @@
+"""Breaks the code on purpose: each mutation replaces one piece of a copy of the sources.
+
+`flipped.csv` beside this file lists, for every mutation, the rows of the ledger whose verdict it turned at
+smoke scale, with that verdict; tests/experiments/test_mutations.py breaks the code again. Every row of the
+ledger is in it at least once. To renew it after a change of claims: make mutations
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLIPPED = pathlib.Path(__file__).with_name("flipped.csv")
+
+
+class Mutation(NamedTuple):
+    file: str
+    old: str
+    new: str
+    claims: tuple[str, ...]
+    """those that are run on the broken code."""
+
+
+NOISE = "draws = draws / jnp.sqrt(dim * sizes)[..., None, None]"
+WAVE = "wave = self.a * jnp.sum(cos(self.omega * w + task.phases))"
+POOLS = "values = LOSSES[self.kind].value(scores, jnp.asarray(batch.y), self.scale)"
+
+MUTATIONS = {
+    "MAML without its Hessian": Mutation(
+        "jaxmaml/estimators/maml.py",
+        "return jax.tree.map(lambda a, b: a - b, v, correction)",
+        "return v",
+        ("one_step", "noisy_line", "costs", "fo_floor", "hessian_batch", "worst_case"),
+    ),
+    "grad F without its Hessian": Mutation(
+        "jaxmaml/estimators/maml_same_batch.py",
+        "return jax.tree.map(lambda a, b: a - b, v, hessian(tree.scale(alpha, v)))",
+        "return v",
+        ("smoothness", "objective_gap", "gradient_comparison", "fo_floor", "worst_case"),
+    ),
+    "D_in and D_o swapped": Mutation(
+        "jaxmaml/run.py",
+        "wanted = (sizes.D_in, sizes.D_h, sizes.D_o, sizes.D_beta)",
+        "wanted = (sizes.D_o, sizes.D_h, sizes.D_in, sizes.D_beta)",
+        ("batch_floor", "inner_batch", "one_step", "costs"),
+    ),
+    "one-sided difference": Mutation(
+        "jaxmaml/hvp.py",
+        "for s in (shift, jax.tree.map(jnp.negative, shift))",
+        "for s in (jax.tree.map(lambda x: 2 * x, shift), jax.tree.map(jnp.zeros_like, shift))",
+        ("difference_error", "hf_floor", "hf_blind"),
+    ),
+    "mean over tasks without 1/B": Mutation(
+        "jaxmaml/meta_gradient.py",
+        "return jax.tree.map(lambda g: g / tasks, summed)",
+        "return summed",
+        ("batch_floor", "noisy_line", "one_step"),
+    ),
+    "step that does not adapt": Mutation(
+        "jaxmaml/step_size.py",
+        "return 4 * L + 2 * rho * alpha * jnp.mean(task_grad_norms)",
+        "return 4 * L + 0 * jnp.mean(task_grad_norms)",
+        ("adaptive_step", "step_moments", "alpha_range", "smoothness", "worst_case", "real_data"),
+    ),
+    "noise of a batch not averaged": Mutation(
+        "jaxmaml/tasks/_noise.py",
+        NOISE,
+        NOISE.replace("sizes)", "jnp.ones_like(sizes))"),
+        ("outer_gradient", "objective_gap", "hessian_batch", "inner_batch"),
+    ),
+    "noise twice as large": Mutation(
+        "jaxmaml/tasks/_noise.py", NOISE, NOISE.replace("= draws", "= 2 * draws"), ("assumptions",)
+    ),
+    "noise half as large": Mutation(
+        "jaxmaml/tasks/_noise.py", NOISE, NOISE.replace("= draws", "= 0.5 * draws"), ("assumptions",)
+    ),
+    "waves twice as high": Mutation(
+        "jaxmaml/tasks/cosine.py",
+        WAVE,
+        WAVE.replace("self.a", "2 * self.a"),
+        ("assumptions", "gradient_comparison", "difference_error"),
+    ),
+    "waves half as high": Mutation(
+        "jaxmaml/tasks/cosine.py", WAVE, WAVE.replace("self.a", "0.5 * self.a"), ("assumptions",)
+    ),
+    "quadratics that share a Hessian": Mutation(
+        "jaxmaml/tasks/quadratic.py",
+        "jnp.vdot(offset, task.hessians @ offset)",
+        "jnp.vdot(offset, self.tasks.hessians[0] @ offset)",
+        ("assumptions",),
+    ),
+    "losses of pools four times as large": Mutation(
+        "jaxmaml/tasks/finite_data.py",
+        POOLS,
+        POOLS.replace("values =", "values = 4 *"),
+        ("real_data", "outer_gradient"),
+    ),
+    "ascent": Mutation(
+        "jaxmaml/run.py",
+        "return w + updates, used.step_size",
+        "return w - updates, used.step_size",
+        ("batch_floor", "noisy_line", "iteration_count", "one_step", "fo_floor", "hf_floor", "hf_blind",
+         "inner_batch", "alpha_range", "costs", "real_data"),
+    ),
+    "no inner step": Mutation(
+        "jaxmaml/inner.py",
+        "lambda w, s: w - s",
+        "lambda w, s: w",
+        ("outer_gradient", "worst_case", "fo_floor"),
+    ),
+    "difference left out": Mutation(
+        "jaxmaml/estimators/hf_maml.py",
+        "return jax.tree.map(lambda a, b: a - largest.astype(a.dtype) * b, v, difference)",
+        "return v",
+        ("hf_blind", "hf_floor"),
+    ),
+    "arc of the theorem's difference too short": Mutation(
+        "jaxmaml/estimators/hf_maml.py",
+        "return ArcDelta(eta / (rho * alpha))",
+        "return ArcDelta(1e-4 * eta / (rho * alpha))",
+        ("hf_floor", "hf_blind"),
+    ),
+    "last task never drawn": Mutation(
+        "jaxmaml/run.py",
+        "index = integers(key_tasks, sum(counts), n)",
+        "index = integers(key_tasks, sum(counts), max(n - 1, 1))",
+        ("hf_blind", "batch_floor"),
+    ),
+}  # fmt: skip
+
+
+def turned(sound: str, verdict: str) -> bool:
+    """Whether a verdict is another one; of the two that hold, neither is."""
+    return verdict != sound and not (verdict.startswith("holds") and sound.startswith("holds"))
+
+
+def judge(mutation: Mutation | None, folder: pathlib.Path, claims: tuple[str, ...]) -> dict[str, str]:
+    """The verdicts of these claims at smoke scale on a copy of the sources in `folder`, by part."""
+    for package in ("jaxmaml", "experiments"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    if mutation is not None:
+        path = folder / mutation.file
+        text = path.read_text()
+        if text.count(mutation.old) != 1:
+            found = text.count(mutation.old)
+            raise ValueError(f"{mutation.old!r} occurs {found} times in {mutation.file}; allowed: once")
+        path.write_text(text.replace(mutation.old, mutation.new))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "JAX_CACHE": str(ROOT / ".cache" / "jax-tests"),
+    }
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("judge_smoke.py")), *claims]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the claims {claims} cannot be run: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
