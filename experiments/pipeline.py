@@ -123,9 +123,18 @@ def _code(module: ModuleType) -> str:
     """Identifies the code between the rows on disk and a claim's table and figure."""
     here = pathlib.Path(__file__).parent
     theory = sorted((results.PACKAGE / "theory").glob("*.py"))
-    own = pathlib.Path(sys.modules[module.__name__].__file__ or "")
     helpers = sorted(here.glob("*.py"))
-    return results.source_digest(own, *helpers, *theory, results.PACKAGE / "results.py")
+    return results.source_digest(*_with_imported(module), *helpers, *theory, results.PACKAGE / "results.py")
+
+
+def _with_imported(module: ModuleType) -> list[pathlib.Path]:
+    """The sources of a claim and of the claims that it imports from."""
+    found = {module.__name__}
+    for value in vars(module).values():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
+        if name.startswith(claims.__name__ + "."):
+            found.add(name)
+    return sorted(pathlib.Path(sys.modules[name].__file__ or "") for name in found)
 
 
 def _stamp_path(name: str, step: str, scale: str) -> pathlib.Path:

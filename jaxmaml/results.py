@@ -216,6 +216,16 @@ def slope(
     return Interval(float(fit.slope), float(fit.slope - half), float(fit.slope + half), n)
 
 
+def running_mean(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(1/K) sum_{k<K} values[k] at the recorded steps K > 0, by trapezia between records.
+
+    values, shape (R, ...), at steps, shape (R,), which begin with 0; the result has R - 1 rows.
+    """
+    widths = np.diff(steps).reshape(-1, *(1,) * (values.ndim - 1))
+    areas = widths * (values[1:] + values[:-1]) / 2
+    return np.cumsum(areas, axis=0) / steps[1:].reshape(widths.shape)
+
+
 # The ledger
 
 

@@ -128,6 +128,27 @@ class TestStatistics:
         assert fit.low < -1.5 < fit.high
         exact = results.slope(x, 7 * x**-1.5)
         assert exact.mean == pytest.approx(-1.5)
+        assert np.isnan(results.slope([2.0, 2.0, 2.0], [1.0, 2.0, 3.0]).low)
+
+    def test_slope_with_errors(self):
+        """The interval follows from the errors of y, and covers the truth as often as it says."""
+        x, errors = np.logspace(0, 2, 5), 0.02 * np.ones(5)
+        rng = np.random.default_rng(1)
+        fits = [
+            results.slope(x, y, errors=errors * y)
+            for y in 3 / x * np.exp(errors * rng.standard_normal((2000, 5)))
+        ]
+        covered = np.mean([fit.low <= -1 <= fit.high for fit in fits])
+        assert abs(covered - 0.95) < 0.025
+
+    def test_running_mean(self):
+        """Exact for a value that is linear between records; one column a seed."""
+        k = np.arange(101)
+        steps = np.array([0, 1, 10, 40, 100])
+        values = np.stack([3.0 + 0 * k, 5.0 - 0.1 * k], axis=1)
+        found = results.running_mean(steps, values[steps])
+        expected = [[values[:, 0].mean(), 5.0 - 0.1 * K / 2] for K in steps[1:]]
+        np.testing.assert_allclose(found, expected)
 
 
 class TestVerdicts:

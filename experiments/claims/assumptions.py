@@ -112,7 +112,8 @@ class _Suprema:
 
         def inside(w: jax.Array) -> jax.Array:
             distance = jnp.linalg.norm(w - self.center)
-            return self.center + (w - self.center) * jnp.minimum(1.0, self.radius / (distance + 1e-30))
+            inner = jnp.minimum(1.0, self.radius / (distance + 1e-30))
+            return jnp.asarray(self.center) + (w - self.center) * inner
 
         values = (
             lambda x: along(x[0], x[1], 2),

@@ -80,8 +80,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
         gap = float(part.objective.iloc[0]) - family.infimum(alpha).value
         norms = part.pivot(index="step", columns="seed", values="grad_norm")
         steps, values = norms.index.to_numpy(), norms.to_numpy()
-        areas = np.diff(steps)[:, None] * (values[1:] + values[:-1]) / 2
-        means = np.cumsum(areas, axis=0) / steps[1:, None]
+        means = results.running_mean(steps, values)
         late = np.sqrt(np.mean(values[steps >= steps[-1] / 2] ** 2, axis=0))
         level = results.interval(late)
         predicted, left = _prediction(family, str(estimator), alpha, theorem.c, steps=STEPS[scale] // 2)

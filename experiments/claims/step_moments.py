@@ -10,6 +10,7 @@ Var L~ <= 8 L^2 (derived): the moments reach 1.207 and 1.775, so that 1.225 and 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from jaxmaml.run import draw, step_norms
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.theory import step_moments
-from jaxmaml.types import BatchSizes
+from jaxmaml.types import Array, BatchSizes
 
 TITLE = "moments of the stochastic step size"
 LAMBDA = 1 / 6
@@ -47,11 +48,11 @@ Z = 5.0
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Moments:
+class Moments:
     """Moments of 1/L~(w) over i.i.d. draws of the B' tasks and their D_beta samples."""
 
-    family: Cosine
-    w: jax.Array
+    family: Any
+    w: Array
     alpha: float
     L: float
     rho: float
@@ -157,7 +158,7 @@ def grid(scale: str) -> Cells:
         tasks_, samples = (max(1, round(factor * x)) for x in (least_tasks, least_samples))
         for j, w in enumerate(points):
             labels = {"factor": factor, "B_prime": tasks_, "D_beta": samples, "point": j}
-            cell = _Moments(
+            cell = Moments(
                 family,
                 w,
                 alpha,

@@ -27,22 +27,31 @@ def make(
 
     For softmax y is 0 or 1. ImportError without scikit-learn (pip install 'jaxmaml[experiments]').
     """
+    images, classes = _load()
+    chosen, y = pairs_of_classes(classes, loss, tasks, pool, seed)
+    return from_pools(images[chosen], y, loss, mu=mu, scale=scale, max_batch=max_batch)
+
+
+def pairs_of_classes(
+    classes: np.ndarray, loss: str, tasks: int, pool: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random pairs of ten classes, and the points and labels of each: (indices into classes, y), both of
+    shape (tasks, pool)."""
     check_step_count("tasks", tasks)
     check_step_count("pool", pool, least=2)
-    if tasks > len(PAIRS) or pool > 2 * 174 or pool % 2:
+    most = 2 * int(np.bincount(classes).min())
+    if tasks > len(PAIRS) or pool > most or pool % 2:
         raise ValueError(
             f"tasks = {tasks}, pool = {pool}; allowed: at most {len(PAIRS)} tasks, "
-            "an even pool of at most 348"
+            f"an even pool of at most {most}"
         )
-    images, classes = _load()
     rng = np.random.default_rng(seed)
-    x, y = [], []
-    for j in rng.permutation(len(PAIRS))[:tasks]:
-        chosen = [rng.permutation(np.flatnonzero(classes == digit))[: pool // 2] for digit in PAIRS[j]]
-        x.append(images[np.concatenate(chosen)])
-        low = 0.0 if loss == "softmax" else -1.0
-        y.append(np.repeat([low, 1.0], pool // 2))
-    return from_pools(np.stack(x), np.stack(y), loss, mu=mu, scale=scale, max_batch=max_batch)
+    chosen = [
+        np.concatenate([rng.permutation(np.flatnonzero(classes == c))[: pool // 2] for c in PAIRS[j]])
+        for j in rng.permutation(len(PAIRS))[:tasks]
+    ]
+    y = np.repeat([0.0 if loss == "softmax" else -1.0, 1.0], pool // 2)
+    return np.stack(chosen), np.tile(y, (tasks, 1))
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
