@@ -155,7 +155,7 @@ class TestVerdicts:
     """A verdict follows from the numbers, and turns with them."""
 
     def row(self, measured, bound=1.0, **more):
-        return judging.at_most("E00", "part", "statement", "place", measured, bound, **more)
+        return judging.at_most("E00", "part", "statement", "costs", "derived", measured, bound, **more)
 
     def test_at_most(self):
         assert self.row(0.5).verdict == "holds"
@@ -179,13 +179,24 @@ class TestVerdicts:
 
     def test_within(self):
         def verdict(measured, **more):
-            return judging.within("E00", "p", "s", "w", measured, 2.0, 0.1, **more).verdict
+            return judging.within("E00", "p", "s", "costs", "derived", measured, 2.0, 0.1, **more).verdict
 
         assert verdict(2.05) == "holds"
         assert verdict(1.85) == "fails as stated"
         assert verdict(Interval(2.0, 1.8, 2.2, 3)) == "fails as stated"
         assert verdict(np.nan) == "fails as stated"
 
+    def test_at_least(self):
+        def verdict(measured, **more):
+            return judging.at_least("E00", "p", "s", "costs", "derived", measured, 2.0, **more).verdict
+
+        assert verdict(2.1) == "holds"
+        assert verdict(2.1, also=False) == "fails as stated"
+        assert verdict(1.9) == "fails as stated"
+        assert verdict(Interval(2.1, 1.9, 2.3, 3)) == "fails as stated"
+        assert verdict(np.nan) == "fails as stated"
+        assert verdict(np.inf) == "fails as stated"
+
     def test_untested_has_a_reason(self):
-        row = judging.untested("E00", "p", "s", "w", "no data")
+        row = judging.untested("E00", "p", "s", "costs", "derived", "no data")
         assert (row.verdict, row.note) == ("not tested", "no data")

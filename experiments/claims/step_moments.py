@@ -70,15 +70,16 @@ class Moments:
 
     def execute(self) -> dict[str, jax.Array]:
         sizes = BatchSizes(B=1, B_prime=self.B_prime, D_beta=self.D_beta)
+        w = jnp.asarray(self.w)
 
         def one(key: jax.Array) -> jax.Array:
             batches = draw(self.family, key, sizes)[1]
-            norms = step_norms(self.family, self.w, batches)
+            norms = step_norms(self.family, w, batches)
             transform = step_size.scale_by_theorem_step(1.0, self.L, self.rho, self.alpha)
-            start = transform.init(self.w)
-            return transform.update(self.w, start, task_grad_norms=norms)[1].smoothness
+            start = transform.init(w)
+            return transform.update(w, start, task_grad_norms=norms)[1].smoothness
 
-        exact = objective.smoothness(self.family, self.w, self.alpha, self.L, self.rho)
+        exact = objective.smoothness(self.family, w, self.alpha, self.L, self.rho)
 
         def block(key: jax.Array) -> jax.Array:
             ratio = exact / jax.vmap(one)(jax.random.split(key, BLOCK))
