@@ -264,7 +264,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    drawing, axes = plotting.panels(1, width=4.0)
+    drawing, axes = plotting.panels(1, width=4.4)
     axis, shade = axes[0], plotting.color("maml")
     sampled = table[table.part == "sampled"]
     for copies, marker in zip(COPIES, "o^", strict=True):
@@ -283,12 +283,12 @@ def figure(table: pd.DataFrame) -> Figure:
     axis.loglog(
         fit.D_in, fit.excess, "o", color=shade, markerfacecolor="none", label="10 tasks, without bias"
     )
-    plotting.fitted(axis, fit.D_in, fit.excess, "10 tasks, without bias")
+    plotting.fitted(axis, fit.D_in, fit.excess)
     axis.loglog(part.D_in, part.floor_summary, ":", color="k", label="floor, as summarised")
     axis.loglog(part.D_in, part.floor, "--", color="k", label="floor, derived")
     isolated = table[table.part == "isolated"]
     axis.loglog(
-        isolated.D_in, isolated.level, "D", color=plotting.OTHER[1], label=f"MAML, {10 * CROWD} tasks: bias"
+        isolated.D_in, isolated.level, "D", color=plotting.OTHER[1], label=f"MAML, {10 * CROWD} tasks"
     )
     both = table[table.part.isin(["isolated", "sampled"])].sort_values("D_in").drop_duplicates("D_in")
     axis.loglog(both.D_in, both.bias, "-.", color="0.4", label="bias alone, exact")
