@@ -38,6 +38,19 @@ def floor_statement(theorem: Theorem) -> str:
     )
 
 
+def worst(value: ArrayLike, error: ArrayLike, bound: ArrayLike = 1.0, z: float = 5.0) -> Interval:
+    """value / bound with z standard errors to both sides, of the entry whose upper end is the largest."""
+    ratio, half = (
+        np.asarray(x, float) / np.asarray(bound, float) for x in (value, z * np.asarray(error, float))
+    )
+    upper = ratio + half
+    if upper.size == 0:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    # argmax takes nan first.
+    j = int(np.argmax(upper))
+    return Interval(float(ratio[j]), float(ratio[j] - half[j]), float(upper[j]), upper.size)
+
+
 def at_least(
     claim: str,
     part: str,
@@ -118,12 +131,13 @@ def within(
     expected: float,
     tolerance: float,
     *,
+    also: bool = True,
     note: str = "",
 ) -> LedgerRow:
-    """Holds if the whole interval lies within `tolerance` of what is expected."""
+    """Holds if the whole interval lies within `tolerance` of what is expected, and `also` is true."""
     value = _interval(measured)
     distance = max(abs(value.low - expected), abs(value.high - expected))
-    holds = np.isfinite(distance) and distance <= tolerance
+    holds = np.isfinite(distance) and distance <= tolerance and also
     return LedgerRow(
         claim,
         part,
@@ -136,7 +150,9 @@ def within(
         float(expected),
         float(tolerance / distance) if distance != 0 else np.inf,
         "holds" if holds else "fails as stated",
-        f"expected {expected:.4g} to within {tolerance:.2g}" + (f"; {note}" if note else ""),
+        ("" if also else "a condition of this row is violated; ")
+        + f"expected {expected:.4g} to within {tolerance:.2g}"
+        + (f"; {note}" if note else ""),
     )
 
 

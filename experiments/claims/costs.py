@@ -426,7 +426,6 @@ def _judge_costs(cost: pd.DataFrame) -> list[LedgerRow]:
             "derived",
             largest(others.temporary_bytes / (8 * TASKS * (others.d + SAMPLES))),
             10.0,
-            sharp=False,
             note="bytes of temporaries over 8 B (d + D), largest over d and the methods; "
             "HF-MAML names most vectors: 10 of d, 8 of D",
         ),
@@ -483,6 +482,18 @@ def _judge_equivalents(cost: pd.DataFrame, dim: int) -> list[LedgerRow]:
             "HF-MAML saves against the Hessian formed, not against the product",
         )
     )
+    rows.append(
+        at_most(
+            "E26",
+            "HF-MAML against MAML with the Hessian formed",
+            "HF-MAML is faster to compute, since it forms no Hessian",
+            "costs",
+            "as summarised",
+            largest(by_method.hf_maml / by_method[FORMED]),
+            1.0,
+            note="largest ratio of operations over d",
+        )
+    )
     return rows
 
 
@@ -518,7 +529,7 @@ def _judge_samples(table: pd.DataFrame) -> list[LedgerRow]:
                 "E25",
                 f"samples an iteration by the {rule}",
                 rf"with {sizes} and $D_o=1$, $B(D_{{in}}+D_o+D_h)\propto\varepsilon^{{{order:g}}}$ "
-                r"samples an iteration give $E\|\nabla F\|\le\varepsilon$",
+                r"samples an iteration are enough for $E\|\nabla F\|\le\varepsilon$: an upper order",
                 "costs",
                 "derived",
                 slope if right else np.nan,

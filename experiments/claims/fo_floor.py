@@ -223,7 +223,8 @@ def _slope(
     fit = results.slope(part[column], part.grad_norm)
     return within(
         claim,
-        f"FO-MAML's floor on {name} is proportional to {'the square of ' * (power == 2)}{what}",
+        f"FO-MAML's floor on {name} is proportional to {'the square of ' * (power == 2)}{what}"
+        + (" as it vanishes" if power == 2 else ""),
         r"the floor $\alpha\|\mathrm{Cov}_i(H_i,g_i)\|$ as a power of "
         + (r"$\alpha$" if what == "alpha" else what),
         "FO-MAML theorem",
@@ -250,8 +251,8 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.loglog(fo.alpha, fo.predicted, "-.", color="0.4", label=r"$\alpha\|$Cov$(H,g)\|$, exact")
         axis.loglog(fo.alpha, fo.grad_norm, "s", color=plotting.color("fo_maml"), label="FO-MAML")
         axis.set_ylim(bottom=fo.grad_norm.min() / 10)
-        largest = table[(table.estimator == "maml") & table.family.isin(titles)].grad_norm.max()
-        plotting.vanished(axis, maml.alpha, largest, "MAML", marker="o", color=plotting.color("maml"))
+        most = table[(table.estimator == "maml") & table.family.isin(titles)].grad_norm.max()
+        plotting.vanished(axis, maml.alpha, most, "MAML", marker="o", color=plotting.color("maml"))
         axis.set_title(title)
         axis.set_xlabel(r"inner rate $\alpha$ [$u^2/\varphi$]")
         plotting.fitted(axis, fo.alpha, fo.grad_norm, name)

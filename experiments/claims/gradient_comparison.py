@@ -121,7 +121,6 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             largest(table["mean"]),
             1.0,
             also=right,
-            sharp=False,
             note=note,
         ),
         at_most(
@@ -133,7 +132,6 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             largest(table.rms),
             1.0,
             also=right and largest(table["first"]) <= 1 + 1e-12,
-            sharp=False,
             note=note,
         ),
     ]

@@ -13,8 +13,7 @@ out of two depends on how many of them are the first, a binomial number: the num
 Large B are run that way, and compared with the library's own draws where those are affordable.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +25,10 @@ from matplotlib.figure import Figure
 from experiments import plotting
 from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, largest, place_of, smallest, untested
-from jaxmaml import estimators, objective, random, results, theory, tree
+from jaxmaml import objective, random, results, theory
 from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.results import Interval, LedgerRow, Place
-from jaxmaml.run import Run, log_steps, step_norms
-from jaxmaml.step_size import scale_by_theorem_step
+from jaxmaml.run import Run, Step, log_steps, step_norms
 from jaxmaml.tasks import hf_blind, shared_curvature
 from jaxmaml.tasks.cosine import first_zero
 from jaxmaml.tasks.hf_blind import HfBlind
@@ -82,35 +80,14 @@ class _Counted(Run):
 
     tasks: Scalar = 20.0
 
-    def _step(self, k: jax.Array, key: jax.Array, state: Any) -> Any:
-        w, estimator = state.w, estimators.get(self.estimator)
-
-        def one(episode: Any) -> jax.Array:
-            return estimator(
-                lambda v, batch: objective.task_loss(self.family, v, batch),
-                w,
-                episode,
-                alpha=self.alpha,
-                **self.arguments,
-            )
-
+    def step(self, key: jax.Array, w: jax.Array) -> Step:
         episodes = objective.full_episodes(self.family)
-        each = jax.vmap(one)(episodes)
+        alone = [jax.tree.map(lambda x, i=i: x[i : i + 1], episodes) for i in range(2)]
         share = ones(key, self.tasks) / self.tasks
-        direction = share * each[0] + (1 - share) * each[1]
-        transform = scale_by_theorem_step(self.c, self.L, self.rho, self.alpha)
-        norms = step_norms(self.family, w, episodes.inner)
-        updates, used = transform.update(direction, transform.init(w), task_grad_norms=norms)
-        new = w + updates
-        diverged = (state.diverged_at < 0) & ~jnp.all(jnp.isfinite(new))
-        return replace(
-            state,
-            w=new,
-            diverged_at=jnp.where(diverged, (k + 1).astype(state.diverged_at.dtype), state.diverged_at),
-            direction_norm=tree.norm(direction),
-            step_size=used.step_size,
-            step_sum=state.step_sum + used.step_size,
-        )
+        first, second = (self.direction(w, episode) for episode in alone)
+        direction = share * first + (1 - share) * second
+        new, used = self.move(w, direction, step_norms(self.family, w, episodes.inner))
+        return Step(new, direction, used)
 
 
 def _eta(rule: str, B: float) -> float:
@@ -323,7 +300,6 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "derived",
             largest(stated.high / stated.floor),
             1.0,
-            sharp=False,
             note="largest ratio of the stationary mean",
         )
     )

@@ -197,7 +197,6 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             largest(table.grad_norm / table.limit_bound),
             1.0,
             also=settled,
-            sharp=False,
             note="largest ratio, with E||g_i|| bounded by gradient comparison",
         ),
     ]

@@ -83,7 +83,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
         means = results.running_mean(steps, values)
         late = np.sqrt(np.mean(values[steps >= steps[-1] / 2] ** 2, axis=0))
         level = results.interval(late)
-        predicted, left = _prediction(family, str(estimator), alpha, theorem.c, steps=STEPS[scale] // 2)
+        predicted, left = prediction(family, str(estimator), alpha, theorem.c, steps=STEPS[scale] // 2)
         conditions = theorem.conditions(constants, alpha, SIZES)
         for k, mean, now in zip(steps[1:], means, values[1:], strict=True):
             i = results.interval(mean)
@@ -151,7 +151,7 @@ def _directions(family: Cosine, w: np.ndarray, estimator: str, alpha: float, dra
     return g - alpha * (curvature - nu**2 * (p * np.cos(nu * w) + q * np.sin(nu * w))) * g
 
 
-def _prediction(family: Cosine, estimator: str, alpha: float, c: float, steps: int) -> tuple[float, float]:
+def prediction(family: Cosine, estimator: str, alpha: float, c: float, steps: int) -> tuple[float, float]:
     """The linearised stationary (E||grad F||^2)^{1/2}, and how far ||grad F|| of the exact method is, after
     `steps` steps, from its limit, which Newton's iteration then finds."""
     constants = family.constants()
@@ -221,7 +221,6 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
                 ),
                 1.0,
                 also=ok,
-                sharp=False,
                 note=f"largest ratio over K, at K = {worst.step}",
             )
         )

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from experiments import plotting
 from experiments.cells import Cells
-from experiments.judging import at_most, largest, within
+from experiments.judging import at_most, largest, within, worst
 from jaxmaml import estimators, hvp, objective, results
 from jaxmaml.results import LedgerRow, Place
 from jaxmaml.tasks import cosine, finite_data, shared_quadratic
@@ -213,10 +213,10 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
     known = table[table.problem != "logistic pools"]
     wave = table[table.problem.str.startswith("cosine")]
     steep, curved = (wave[wave.problem == f"cosine, d = {d}"] for d in (1, 4))
-    upper = table.bias + Z * table.bias_error
     nonzero = table[table.problem != "quadratic"]
-    second = [(table.second + Z * table.second_error) / table[f"second_{phi:g}"] for phi in PHIS]
-    best = table.second + Z * table.second_error
+    second = [worst(table.second, table.second_error, table[f"second_{phi:g}"]) for phi in PHIS]
+    # At the best phi the bound is met as D_in grows: the integral where it is known, else the sample.
+    best = table.second_expected.where(table.second_expected.notna(), table.second - Z * table.second_error)
     fit = results.slope(*(curved[curved.D_in >= 16 * curved.asymptotic][c] for c in ("D_in", "bias")))
     attained = steep.iloc[-1]
     sampled = [largest(known.bias_z), largest(known.mean_z)]
@@ -240,7 +240,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             r"$\|e_i\|\le\alpha L\tilde\sigma/\sqrt{D_{in}}$",
             PLACE,
             "as summarised",
-            largest(upper / table.bound_summary),
+            worst(table.bias, table.bias_error, table.bound_summary),
             1.0,
             sharp=False,
             note=f"largest ratio at {Z:g} standard errors; the bias is of order 1/D_in",
@@ -299,11 +299,9 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             r"$\le(1+\frac1\phi)\|g_i\|^2+(1+\phi)\alpha^2L^2\tilde\sigma^2/D_{in}+\tilde\sigma^2/D_o$",
             PLACE,
             "as summarised",
-            largest([largest(ratio) for ratio in second]),
+            max(second, key=lambda interval: np.nan_to_num(interval.high, nan=np.inf)),
             1.0,
-            also=largest(best / table.second_best)
-            <= 1 + largest(2 * Z * table.second_error / table.second_best),
-            sharp=False,
+            also=largest(best / table.second_best) <= 1 + 1e-9 and moments <= Z,
             note=f"largest ratio over phi = {', '.join(f'{phi:g}' for phi in PHIS)}; "
             f"at the best phi {largest(table.second / table.second_best):.4g}",
         ),

@@ -151,7 +151,6 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "derived",
             largest(table.lipschitz_sharp),
             1.0,
-            sharp=False,
             note=pairs,
         ),
         within(
@@ -159,7 +158,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             "no constant bounds the curvature of F",
             r"$\sup_{\|w\|_\infty\le R}\|\nabla^2F(w)\|$ grows like $R$",
             PLACE,
-            "as summarised",
+            "as summarised that it has no bound; rate derived",
             fit,
             1.0,
             0.05,
@@ -174,7 +173,6 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             size,
             1.0,
             also=both,
-            sharp=False,
             note=f"{pairs}, of both signs; with L_s the largest is {largest(table.descent_sharp):.3g}",
         ),
     ]

@@ -238,7 +238,6 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             _below(first["first"], first.first_error),
             1 / step_moments.first_moment_lower(),
             also=right,
-            sharp=False,
             note="as 1 / (L(w) E[1/L~]), largest over points at and above the conditions",
         ),
         at_most(

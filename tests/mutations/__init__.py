@@ -34,7 +34,7 @@ MUTATIONS = {
         "jaxmaml/estimators/maml.py",
         "return jax.tree.map(lambda a, b: a - b, v, correction)",
         "return v",
-        ("one_step", "noisy_line", "costs", "fo_floor", "hessian_batch", "worst_case"),
+        ("one_step", "noisy_line", "costs", "fo_floor", "hessian_batch", "hf_blind", "worst_case"),
     ),
     "grad F without its Hessian": Mutation(
         "jaxmaml/estimators/maml_same_batch.py",
@@ -52,7 +52,7 @@ MUTATIONS = {
         "jaxmaml/hvp.py",
         "for s in (shift, jax.tree.map(jnp.negative, shift))",
         "for s in (jax.tree.map(lambda x: 2 * x, shift), jax.tree.map(jnp.zeros_like, shift))",
-        ("difference_error", "hf_floor", "hf_blind"),
+        ("difference_error", "hf_floor", "hf_blind", "worst_case"),
     ),
     "mean over tasks without 1/B": Mutation(
         "jaxmaml/meta_gradient.py",
@@ -110,7 +110,7 @@ MUTATIONS = {
         "jaxmaml/inner.py",
         "lambda w, s: w - s",
         "lambda w, s: w",
-        ("outer_gradient", "worst_case", "fo_floor"),
+        ("outer_gradient", "worst_case", "fo_floor", "costs"),
     ),
     "difference left out": Mutation(
         "jaxmaml/estimators/hf_maml.py",
@@ -123,6 +123,24 @@ MUTATIONS = {
         "return ArcDelta(eta / (rho * alpha))",
         "return ArcDelta(1e-4 * eta / (rho * alpha))",
         ("hf_floor", "hf_blind"),
+    ),
+    "MAML's Hessian on D_in": Mutation(
+        "jaxmaml/estimators/maml.py",
+        "tree.scale(alpha, v), episode.hessian)",
+        "tree.scale(alpha, v), episode.inner)",
+        ("costs",),
+    ),
+    "MAML's Hessian at the adapted point": Mutation(
+        "jaxmaml/estimators/maml.py",
+        "correction = hvp.exact(loss, params,",
+        "correction = hvp.exact(loss, jax.tree.map(lambda w, g: w - alpha * g, params, v),",
+        ("one_step",),
+    ),
+    "comparison constant too small": Mutation(
+        "jaxmaml/theory/gradient_comparison.py",
+        "return (1 - lam) ** 2 if lam <= 0.5 else 0.5 - lam**2",
+        "return 1.2 * (1 - lam) ** 2 if lam <= 0.5 else 0.5 - lam**2",
+        ("worst_case", "gradient_comparison"),
     ),
     "last task never drawn": Mutation(
         "jaxmaml/run.py",
