@@ -727,7 +727,7 @@ BOUNDS = (
         "second moment, best phi",
         r"$E\|\tilde g_i\|^2\le(\|g_i\|+\alpha L\tilde\sigma/\sqrt{D_{in}})^2+\tilde\sigma^2/D_o$",
         "bias lemma",
-        "as summarised",
+        "derived",
         "noise",
         2,
         ANY,
