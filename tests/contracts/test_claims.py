@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import jax
 import matplotlib as mpl
+import mutations
 import numpy as np
 import pandas as pd
 import pytest
 
 from experiments import claims, judging, pipeline, plotting
+from experiments.report import page
 from jaxmaml import results, sweep
 
 mpl.use("Agg")
@@ -30,6 +32,8 @@ EXCEPTIONS = dict.fromkeys(
     ),
     "fails as stated",
 )
+# Rows that some mutation of the code turns.
+TURNED = set(pd.read_csv(mutations.FLIPPED).part)
 VERDICTS = {"holds", "holds, not sharp", "fails as stated", "not tested"}
 
 
@@ -85,14 +89,16 @@ class TestEveryClaim:
         for row in ledger.itertuples():
             assert row.verdict in VERDICTS
             assert re.fullmatch(r"E\d\d", row.claim)
-            assert row.place
-            assert row.statement
+            assert row.place in page.PLACES
+            page.formulas(row.statement, row.part)
+            page.formulas(row.note, row.part)
             if row.verdict == "not tested":
                 assert row.note, "not tested needs a reason"
             else:
                 expected = EXCEPTIONS.get(row.part, "holds")
                 assert row.verdict.startswith(expected), f"{row.part}: {row.note}"
                 assert row.low <= row.measured <= row.high
+                assert row.part in TURNED, f"{row.part}: no mutation turns it; make mutations renews the list"
 
     def test_one_trace_a_program(self, name, smoke):
         assert smoke(name).report.programs == len(

@@ -34,58 +34,84 @@ MUTATIONS = {
         "jaxmaml/estimators/maml.py",
         "return jax.tree.map(lambda a, b: a - b, v, correction)",
         "return v",
-        ("one_step", "noisy_line", "costs", "fo_floor", "hessian_batch", "hf_blind", "worst_case"),
+        (
+            "one_step",
+            "hf_blind",
+        ),
     ),
     "grad F without its Hessian": Mutation(
         "jaxmaml/estimators/maml_same_batch.py",
         "return jax.tree.map(lambda a, b: a - b, v, hessian(tree.scale(alpha, v)))",
         "return v",
-        ("smoothness", "objective_gap", "gradient_comparison", "fo_floor", "worst_case"),
+        (
+            "objective_gap",
+            "smoothness",
+        ),
     ),
     "D_in and D_o swapped": Mutation(
         "jaxmaml/run.py",
         "wanted = (sizes.D_in, sizes.D_h, sizes.D_o, sizes.D_beta)",
         "wanted = (sizes.D_o, sizes.D_h, sizes.D_in, sizes.D_beta)",
-        ("batch_floor", "inner_batch", "one_step", "costs"),
+        ("batch_floor", "costs"),
     ),
     "one-sided difference": Mutation(
         "jaxmaml/hvp.py",
         "for s in (shift, jax.tree.map(jnp.negative, shift))",
         "for s in (jax.tree.map(lambda x: 2 * x, shift), jax.tree.map(jnp.zeros_like, shift))",
-        ("difference_error", "hf_floor", "hf_blind", "worst_case"),
+        (
+            "difference_error",
+            "worst_case",
+        ),
     ),
     "mean over tasks without 1/B": Mutation(
         "jaxmaml/meta_gradient.py",
         "return jax.tree.map(lambda g: g / tasks, summed)",
         "return summed",
-        ("batch_floor", "noisy_line", "one_step"),
+        ("noisy_line",),
     ),
     "step that does not adapt": Mutation(
         "jaxmaml/step_size.py",
         "return 4 * L + 2 * rho * alpha * jnp.mean(task_grad_norms)",
         "return 4 * L + 0 * jnp.mean(task_grad_norms)",
-        ("adaptive_step", "step_moments", "alpha_range", "smoothness", "worst_case", "real_data"),
+        (
+            "step_moments",
+            "adaptive_step",
+            "smoothness",
+            "worst_case",
+        ),
     ),
     "noise of a batch not averaged": Mutation(
         "jaxmaml/tasks/_noise.py",
         NOISE,
         NOISE.replace("sizes)", "jnp.ones_like(sizes))"),
-        ("outer_gradient", "objective_gap", "hessian_batch", "inner_batch"),
+        (
+            "hessian_batch",
+            "outer_gradient",
+        ),
     ),
     "noise twice as large": Mutation(
-        "jaxmaml/tasks/_noise.py", NOISE, NOISE.replace("= draws", "= 2 * draws"), ("assumptions",)
+        "jaxmaml/tasks/_noise.py",
+        NOISE,
+        NOISE.replace("= draws", "= 2 * draws"),
+        ("assumptions",),
     ),
     "noise half as large": Mutation(
-        "jaxmaml/tasks/_noise.py", NOISE, NOISE.replace("= draws", "= 0.5 * draws"), ("assumptions",)
+        "jaxmaml/tasks/_noise.py",
+        NOISE,
+        NOISE.replace("= draws", "= 0.5 * draws"),
+        ("assumptions",),
     ),
     "waves twice as high": Mutation(
         "jaxmaml/tasks/cosine.py",
         WAVE,
         WAVE.replace("self.a", "2 * self.a"),
-        ("assumptions", "gradient_comparison", "difference_error"),
+        ("assumptions",),
     ),
     "waves half as high": Mutation(
-        "jaxmaml/tasks/cosine.py", WAVE, WAVE.replace("self.a", "0.5 * self.a"), ("assumptions",)
+        "jaxmaml/tasks/cosine.py",
+        WAVE,
+        WAVE.replace("self.a", "0.5 * self.a"),
+        ("assumptions",),
     ),
     "quadratics that share a Hessian": Mutation(
         "jaxmaml/tasks/quadratic.py",
@@ -97,32 +123,45 @@ MUTATIONS = {
         "jaxmaml/tasks/finite_data.py",
         POOLS,
         POOLS.replace("values =", "values = 4 *"),
-        ("real_data", "outer_gradient"),
+        ("real_data",),
     ),
     "ascent": Mutation(
         "jaxmaml/run.py",
         "return w + updates, used.step_size",
         "return w - updates, used.step_size",
-        ("batch_floor", "noisy_line", "iteration_count", "one_step", "fo_floor", "hf_floor", "hf_blind",
-         "inner_batch", "alpha_range", "costs", "real_data"),
+        (
+            "fo_floor",
+            "hf_floor",
+            "iteration_count",
+            "alpha_range",
+            "noisy_line",
+            "hf_blind",
+            "batch_floor",
+            "inner_batch",
+            "real_data",
+            "one_step",
+        ),
     ),
     "no inner step": Mutation(
         "jaxmaml/inner.py",
         "lambda w, s: w - s",
         "lambda w, s: w",
-        ("outer_gradient", "worst_case", "fo_floor", "costs"),
+        (
+            "costs",
+            "worst_case",
+        ),
     ),
     "difference left out": Mutation(
         "jaxmaml/estimators/hf_maml.py",
         "return jax.tree.map(lambda a, b: a - largest.astype(a.dtype) * b, v, difference)",
         "return v",
-        ("hf_blind", "hf_floor"),
+        ("hf_floor",),
     ),
     "arc of the theorem's difference too short": Mutation(
         "jaxmaml/estimators/hf_maml.py",
         "return ArcDelta(eta / (rho * alpha))",
         "return ArcDelta(1e-4 * eta / (rho * alpha))",
-        ("hf_floor", "hf_blind"),
+        ("hf_blind",),
     ),
     "MAML's Hessian on D_in": Mutation(
         "jaxmaml/estimators/maml.py",
@@ -140,15 +179,18 @@ MUTATIONS = {
         "jaxmaml/theory/gradient_comparison.py",
         "return (1 - lam) ** 2 if lam <= 0.5 else 0.5 - lam**2",
         "return 1.2 * (1 - lam) ** 2 if lam <= 0.5 else 0.5 - lam**2",
-        ("worst_case", "gradient_comparison"),
+        (
+            "gradient_comparison",
+            "worst_case",
+        ),
     ),
     "last task never drawn": Mutation(
         "jaxmaml/run.py",
         "index = integers(key_tasks, sum(counts), n)",
         "index = integers(key_tasks, sum(counts), max(n - 1, 1))",
-        ("hf_blind", "batch_floor"),
+        ("hf_blind",),
     ),
-}  # fmt: skip
+}
 
 
 def turned(sound: str, verdict: str) -> bool:
