@@ -28,7 +28,7 @@ def test_list_names_every_claim():
 def test_unknown_experiment():
     done = command("run", "--experiment", "fo_flor")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown experiment 'fo_flor'; known: all, batch_floor, ")
+    assert done.stderr.startswith("error: unknown experiment 'fo_flor'; known: adaptive_step, all, ")
     assert done.stderr.rstrip().endswith("Did you mean 'fo_floor'?")
     assert "Traceback" not in done.stderr
 
