@@ -22,7 +22,7 @@ import scipy.optimize
 from matplotlib.figure import Figure
 
 from experiments import plotting
-from experiments.cells import Cells, theorem_run
+from experiments.cells import Cells, normal_mean, theorem_run
 from experiments.judging import at_least, at_most, largest, place_of, smallest
 from jaxmaml import objective, theory
 from jaxmaml.estimators.hf_maml import ArcDelta
@@ -213,10 +213,8 @@ def _moments(problem: str, estimator: str) -> tuple[np.ndarray, float]:
     constants = family.constants()
     alpha = theory.theorems()[estimator].alpha_max(constants.L)
     adapted = family.adapted(POINT, alpha)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     deviation = constants.sigma_tilde / np.sqrt(D_IN)
-    values = [family.task_gradients(adapted - alpha * deviation * t) for t in nodes]
-    outer = np.tensordot(weights / weights.sum(), np.stack(values), axes=1)
+    outer = normal_mean(lambda z: family.task_gradients(adapted - alpha * deviation * z))
     damping = np.ones_like(outer)
     if estimator == "maml" or (estimator == "hf_maml" and problem == "quadratic"):
         damping = 1 - alpha * family.task_hessians(POINT)
