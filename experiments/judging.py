@@ -66,20 +66,8 @@ def at_least(
     """Holds if the lower end of the interval is at least `bound` > 0, and whatever `also` says is true."""
     value = _interval(measured)
     holds = np.isfinite(value.high) and value.low >= bound and also
-    return LedgerRow(
-        claim,
-        part,
-        statement,
-        place,
-        source,
-        value.mean,
-        value.low,
-        value.high,
-        float(bound),
-        float(value.low / bound),
-        "holds" if holds else "fails as stated",
-        note if also else f"a condition of this row is violated; {note}",
-    )
+    about = (claim, part, statement, place, source)
+    return _row(about, value, bound, value.low / bound, "holds" if holds else "fails as stated", also, note)
 
 
 def at_most(
@@ -105,20 +93,8 @@ def at_most(
     if holds:
         verdict = "holds" if sharp else "holds, not sharp"
     slack = np.inf if value.high <= 0 else bound / value.high
-    return LedgerRow(
-        claim,
-        part,
-        statement,
-        place,
-        source,
-        value.mean,
-        value.low,
-        value.high,
-        float(bound),
-        float(slack),
-        verdict,
-        note if also else f"a condition of this row is violated; {note}",
-    )
+    about = (claim, part, statement, place, source)
+    return _row(about, value, bound, slack, verdict, also, note)
 
 
 def within(
@@ -138,28 +114,30 @@ def within(
     value = _interval(measured)
     distance = max(abs(value.low - expected), abs(value.high - expected))
     holds = np.isfinite(distance) and distance <= tolerance and also
-    return LedgerRow(
-        claim,
-        part,
-        statement,
-        place,
-        source,
-        value.mean,
-        value.low,
-        value.high,
-        float(expected),
-        float(tolerance / distance) if distance != 0 else np.inf,
-        "holds" if holds else "fails as stated",
-        ("" if also else "a condition of this row is violated; ")
-        + f"expected {expected:.4g} to within {tolerance:.2g}"
-        + (f"; {note}" if note else ""),
-    )
+    about = (claim, part, statement, place, source)
+    slack = tolerance / distance if distance != 0 else np.inf
+    told = f"expected {expected:.4g} to within {tolerance:.2g}" + (f"; {note}" if note else "")
+    return _row(about, value, expected, slack, "holds" if holds else "fails as stated", also, told)
 
 
 def untested(claim: str, part: str, statement: str, place: Place, source: str, reason: str) -> LedgerRow:
     """A claim that these numbers say nothing about, with the reason."""
     nan = float("nan")
     return LedgerRow(claim, part, statement, place, source, nan, nan, nan, nan, nan, "not tested", reason)
+
+
+def _row(
+    about: tuple[str, str, str, Place, str],
+    value: Interval,
+    bound: float,
+    slack: float,
+    verdict: Verdict,
+    also: bool,
+    note: str,
+) -> LedgerRow:
+    """The row, which says so where a condition beside the number is violated."""
+    told = note if also else f"a condition of this row is violated; {note}"
+    return LedgerRow(*about, value.mean, value.low, value.high, float(bound), float(slack), verdict, told)
 
 
 def _interval(measured: Interval | float) -> Interval:
