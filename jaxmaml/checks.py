@@ -56,6 +56,13 @@ def check_batch(name: str, batch: PyTree) -> None:
             raise ValueError(f"{where} has shape {shape}: the batch is empty; allowed: >= 1 sample")
 
 
+def check_mask(name: str, mask: PyTree) -> None:
+    """A bool, or a pytree of bools of which one is true."""
+    leaves = jax.tree.leaves(mask)
+    if not all(isinstance(leaf, bool | np.bool_) for leaf in leaves) or not any(leaves):
+        raise ValueError(f"{name} = {mask!r}; allowed: bools, at least one of them True")
+
+
 def check_episode(episode: Episode) -> None:
     if not isinstance(episode, Episode):
         raise TypeError(

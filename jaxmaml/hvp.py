@@ -15,13 +15,14 @@ def exact(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:
     Args:
       loss: loss(params, batch) -> scalar.
       params: pytree w (unit u).
-      vector: pytree v like params.
+      vector: pytree v like params; None in the place of leaves that are 0 saves their part of the work.
       batch: the batch of the Hessian.
 
     Returns:
       Pytree like params, in units of phi/u^2 times those of v.
     """
-    return jax.jvp(lambda w: jax.grad(loss)(w, batch), (params,), (vector,))[1]
+    moving, still = tree.partition(params, tree.present(vector))
+    return jax.jvp(lambda w: jax.grad(loss)(tree.combine(w, still), batch), (moving,), (vector,))[1]
 
 
 def central_difference(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree, delta: Scalar) -> PyTree:
@@ -34,8 +35,11 @@ def central_difference(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree
 
     Args:
       delta: the step (unit u^2/phi when v is a gradient); ValueError unless finite and > 0.
+
+    Other arguments and the result as for `exact`.
     """
     check_positive("delta", delta)
+    vector = tree.combine(vector, jax.tree.map(jnp.zeros_like, params))
     norm = tree.norm(vector)
     zero = vanishes(norm)
     safe = jnp.where(zero, 1.0, norm)

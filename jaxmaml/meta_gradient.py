@@ -30,10 +30,10 @@ def meta_gradient(
       alpha: inner rate, a number or a pytree prefix of params.
       task_chunk: tasks that are vectorised together. Memory then grows with the chunk, not with B;
         None takes all of them at once.
-      **kwargs: passed to the estimator, e.g. delta for `hf_maml`.
+      **kwargs: passed to the estimator, e.g. delta for `hf_maml`, inner=InnerLoop(steps=5), learn_alpha=True.
 
     Returns:
-      Pytree like params.
+      Pytree like params; the pair (G, dF/dalpha) with learn_alpha.
 
     Raises:
       ValueError: task axes that differ, no task, an empty batch, task_chunk < 1.
@@ -57,7 +57,8 @@ def meta_gradient(
             lambda x: jnp.reshape(x[:whole], (whole // width, width, *jnp.shape(x)[1:])), episodes
         )
         rest = jax.tree.map(lambda x: x[whole:], episodes)
-        start = total(rest) if whole < tasks else jax.tree.map(jnp.zeros_like, params)
+        like = jax.eval_shape(total, jax.tree.map(lambda x: x[:1], episodes))
+        start = total(rest) if whole < tasks else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
         summed, _ = jax.lax.scan(
             lambda acc, chunk: (jax.tree.map(jnp.add, acc, total(chunk)), None), start, chunks
         )

@@ -15,6 +15,10 @@ from jaxmaml.random import integers
 from jaxmaml.step_size import scale_by_theorem_step
 from jaxmaml.types import Array, BatchSizes, Episode, Family, PyTree, Scalar
 
+PRACTICE = ("alpha", "inner", "learn_alpha")
+"""Keywords of an estimator that are no further argument of a run: its alpha has a field, and the theory takes
+one inner step at that rate."""
+
 
 def log_steps(steps: int, per_decade: int = 16, tail: int = 0) -> tuple[int, ...]:
     """The recorded steps: 0, then log-spaced integers up to `steps`, and `tail` more over its last half."""
@@ -133,7 +137,7 @@ class Run:
         known = {
             name: parameter.default
             for name, parameter in inspect.signature(estimators.get(self.estimator)).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "alpha"
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in PRACTICE
         }
         needed = {name for name, default in known.items() if default is inspect.Parameter.empty}
         if not needed <= set(self.arguments) <= set(known):

@@ -21,3 +21,27 @@ def norm(tree: PyTree) -> jax.Array:
     safe = jnp.where(largest > 0, largest, 1.0)
     squares = [jnp.sum(jnp.square(x / safe.astype(x.dtype))) for x in jax.tree.leaves(tree)]
     return safe * jnp.sqrt(jnp.stack(squares).sum())
+
+
+def partition(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
+    """(where the mask is true, where it is false), each with None in the place of the other's leaves.
+
+    mask: a bool or a pytree prefix of bools.
+    """
+
+    def keep(wanted: bool) -> PyTree:
+        return jax.tree.map(
+            lambda m, subtree: jax.tree.map(lambda x: x if bool(m) is wanted else None, subtree), mask, tree
+        )
+
+    return keep(True), keep(False)
+
+
+def combine(first: PyTree, second: PyTree) -> PyTree:
+    """What `partition` took apart: the leaves of `first`, and where it has None those of `second`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None)
+
+
+def present(tree: PyTree) -> PyTree:
+    """The mask of the leaves that are not None."""
+    return jax.tree.map(lambda x: x is not None, tree, is_leaf=lambda x: x is None)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jaxmaml import hvp, tree
 from jaxmaml.checks import check_positive
-from jaxmaml.estimators._outer import outer_gradient
+from jaxmaml.estimators._outer import direction
+from jaxmaml.inner import ONE_STEP, InnerLoop, is_optax
 from jaxmaml.types import Episode, Loss, PyTree, Scalar
 
 DeltaRule = Callable[[jax.Array], jax.Array]
@@ -16,12 +17,20 @@ DeltaRule = Callable[[jax.Array], jax.Array]
 
 
 def hf_maml(
-    loss: Loss, params: PyTree, episode: Episode, *, alpha: PyTree, delta: Scalar | DeltaRule
+    loss: Loss,
+    params: PyTree,
+    episode: Episode,
+    *,
+    alpha: PyTree,
+    delta: Scalar | DeltaRule,
+    inner: InnerLoop = ONE_STEP,
+    learn_alpha: bool = False,
 ) -> PyTree:
     """G = v - alpha d,  d = [grad f(w + delta v; D_h) - grad f(w - delta v; D_h)] / (2 delta).
 
     v = grad f(w - alpha grad f(w; D_in); D_o), and both gradients of d use the same D_h. With a rate per
-    subtree, v in d is weighted by alpha / max(alpha), so that d stays the product H (alpha v).
+    subtree, v in d is weighted by alpha / max(alpha), so that d stays the product H (alpha v). With several
+    steps every product of the chain is such a difference, at its own w_k and in its own direction.
 
     Args:
       delta: a number > 0 (unit u^2/phi), or a function of ||v|| such as `theorem_delta(rho, alpha)` or
@@ -29,14 +38,17 @@ def hf_maml(
 
     Other arguments, returns and errors as for `maml`; ValueError for delta <= 0.
     """
-    v = outer_gradient(loss, params, episode, alpha)
-    largest = jnp.stack([jnp.max(a) for a in map(jnp.asarray, jax.tree.leaves(alpha))]).max()
+    rates = () if is_optax(alpha) else jax.tree.leaves(alpha)
+    largest = jnp.stack([jnp.max(a) for a in map(jnp.asarray, rates)]).max() if rates else jnp.ones(())
     safe = jnp.where(largest > 0, largest, 1.0)
-    direction = tree.scale(jax.tree.map(lambda a: a / safe, alpha), v)
-    norm = tree.norm(direction)
-    step = delta(jnp.where(hvp.vanishes(norm), 1.0, norm)) if callable(delta) else delta
-    difference = hvp.central_difference(loss, params, direction, episode.hessian, step)
-    return jax.tree.map(lambda a, b: a - largest.astype(a.dtype) * b, v, difference)
+
+    def product(w: PyTree, u: PyTree) -> PyTree:
+        vector = tree.scale(1 / safe, u)
+        norm = tree.norm(vector)
+        step = delta(jnp.where(hvp.vanishes(norm), 1.0, norm)) if callable(delta) else delta
+        return tree.scale(largest, hvp.central_difference(loss, w, vector, episode.hessian, step))
+
+    return direction(product, loss, params, episode, alpha, inner, learn_alpha)
 
 
 @jax.tree_util.register_dataclass

@@ -1,24 +1,35 @@
 """MAML: the gradient of one task's adapted loss, with the Hessian on a batch of its own."""
 
-import jax
-
-from jaxmaml import hvp, tree
-from jaxmaml.estimators._outer import outer_gradient
+from jaxmaml import hvp
+from jaxmaml.estimators._outer import direction
+from jaxmaml.inner import ONE_STEP, InnerLoop
 from jaxmaml.types import Episode, Loss, PyTree
 
 
-def maml(loss: Loss, params: PyTree, episode: Episode, *, alpha: PyTree) -> PyTree:
+def maml(
+    loss: Loss,
+    params: PyTree,
+    episode: Episode,
+    *,
+    alpha: PyTree,
+    inner: InnerLoop = ONE_STEP,
+    learn_alpha: bool = False,
+) -> PyTree:
     """G = v - H(D_h) alpha v,  v = grad f(w - alpha grad f(w; D_in); D_o).
 
     The Hessian H = hess f(w; D_h) is that of an independent batch, so that G is a product of
     independent factors, as the paper's algorithm has it (as summarised); the product is exact, jvp of grad.
-    Differentiating through the inner step is `maml_same_batch`.
+    Differentiating through the inner step is `maml_same_batch`. With K inner steps
+    G = (I - alpha H(w_0)) ... (I - alpha H(w_{K-1})) v, all Hessians on D_h (`jaxmaml.inner`).
 
     Args:
       loss: loss(params, batch) -> scalar, mean over the batch.
       params: any pytree of floating-point arrays (unit u).
       episode: the three batches of one task, sample axis first.
-      alpha: inner rate (unit u^2/phi), a number or a pytree prefix of params.
+      alpha: inner rate (unit u^2/phi), a number or a pytree prefix of params; outside the theory also an
+        optax transformation as inner update.
+      inner: number of inner steps, and which parameters adapt.
+      learn_alpha: return (G, dF/dalpha), the second like alpha (unit phi^2/u^2), to learn the rates as well.
 
     Returns:
       Pytree like params, unit phi/u.
@@ -27,6 +38,8 @@ def maml(loss: Loss, params: PyTree, episode: Episode, *, alpha: PyTree) -> PyTr
       ValueError: alpha negative or not finite, or an empty batch.
       TypeError: parameters that are not floating point.
     """
-    v = outer_gradient(loss, params, episode, alpha)
-    correction = hvp.exact(loss, params, tree.scale(alpha, v), episode.hessian)
-    return jax.tree.map(lambda a, b: a - b, v, correction)
+
+    def product(w: PyTree, u: PyTree) -> PyTree:
+        return hvp.exact(loss, w, u, episode.hessian)
+
+    return direction(product, loss, params, episode, alpha, inner, learn_alpha)

@@ -32,8 +32,8 @@ POOLS = "values = LOSSES[self.kind].value(scores, jnp.asarray(batch.y), self.sca
 MUTATIONS = {
     "MAML without its Hessian": Mutation(
         "jaxmaml/estimators/maml.py",
-        "return jax.tree.map(lambda a, b: a - b, v, correction)",
-        "return v",
+        "return direction(product,",
+        "return direction(None,",
         (
             "one_step",
             "hf_blind",
@@ -41,8 +41,8 @@ MUTATIONS = {
     ),
     "grad F without its Hessian": Mutation(
         "jaxmaml/estimators/maml_same_batch.py",
-        "return jax.tree.map(lambda a, b: a - b, v, hessian(tree.scale(alpha, v)))",
-        "return v",
+        "pull_step(_fixed_at_its_point(hessian), back,",
+        "pull_step(None, back,",
         (
             "objective_gap",
             "smoothness",
@@ -145,7 +145,7 @@ MUTATIONS = {
     "no inner step": Mutation(
         "jaxmaml/inner.py",
         "lambda w, s: w - s",
-        "lambda w, s: w",
+        "lambda w, s: w - s + jax.lax.stop_gradient(s)",
         (
             "costs",
             "worst_case",
@@ -153,8 +153,8 @@ MUTATIONS = {
     ),
     "difference left out": Mutation(
         "jaxmaml/estimators/hf_maml.py",
-        "return jax.tree.map(lambda a, b: a - largest.astype(a.dtype) * b, v, difference)",
-        "return v",
+        "return direction(product,",
+        "return direction(None,",
         ("hf_floor",),
     ),
     "arc of the theorem's difference too short": Mutation(
@@ -165,14 +165,14 @@ MUTATIONS = {
     ),
     "MAML's Hessian on D_in": Mutation(
         "jaxmaml/estimators/maml.py",
-        "tree.scale(alpha, v), episode.hessian)",
-        "tree.scale(alpha, v), episode.inner)",
+        "hvp.exact(loss, w, u, episode.hessian)",
+        "hvp.exact(loss, w, u, episode.inner)",
         ("costs",),
     ),
     "MAML's Hessian at the adapted point": Mutation(
         "jaxmaml/estimators/maml.py",
-        "correction = hvp.exact(loss, params,",
-        "correction = hvp.exact(loss, jax.tree.map(lambda w, g: w - alpha * g, params, v),",
+        "hvp.exact(loss, w, u, episode.hessian)",
+        "hvp.exact(loss, hvp.jax.tree.map(lambda a, b: a + b, w, u), u, episode.hessian)",
         ("one_step",),
     ),
     "comparison constant too small": Mutation(

@@ -1,0 +1,252 @@
+"""Inner steps, masks, learned rates and optax updates, against unrolled autodiff and dense Hessians."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import jaxmaml
+from jaxmaml import Episode, InnerLoop, adapt, meta_gradient
+
+RATES = {"body": {"kernel": 0.07, "bias": 0.2}, "head": 0.13}
+HEAD = {"body": False, "head": True}
+DELTA = 0.02
+
+
+def network(params, batch):
+    """A small smooth network, its parameters shifted and scaled."""
+    x, y = batch
+    hidden = jnp.tanh(x @ params["body"]["kernel"] + params["body"]["bias"])
+    return jnp.mean((hidden @ params["head"][0] + params["head"][1] - y) ** 2)
+
+
+def problem(dtype=np.float64, tasks=None):
+    rng = np.random.default_rng(8)
+    params = {
+        "body": {"kernel": rng.standard_normal((2, 5)), "bias": rng.standard_normal(5) + 0.3},
+        "head": [1.7 * rng.standard_normal(5), np.array(0.4)],
+    }
+    lead = () if tasks is None else (tasks,)
+
+    def batch(count):
+        return 1.3 * rng.standard_normal((*lead, count, 2)) + 0.5, 2 * rng.standard_normal((*lead, count))
+
+    # Different sizes: a swapped batch cannot go unnoticed.
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, Episode(batch(4), batch(6), batch(5))))
+
+
+def unrolled(params, episode, alpha, steps, mask=None):
+    """f(w_K; D_o) by a Python loop; `mask` weights the gradient of each subtree by 0 or 1."""
+    state = alpha.init(params) if isinstance(alpha, optax.GradientTransformation) else None
+    for _ in range(steps):
+        gradient = jax.grad(network)(params, episode.inner)
+        if mask is not None:
+            gradient = {k: jax.tree.map(lambda x, m=mask[k]: m * x, g) for k, g in gradient.items()}
+        if state is not None:
+            updates, state = alpha.update(gradient, state, params)
+        else:
+            rates = alpha if isinstance(alpha, dict) else dict.fromkeys(params, alpha)
+            updates = jax.tree.map(
+                lambda a, g: jax.tree.map(lambda x: -a * x, g), rates, gradient, is_leaf=np.isscalar
+            )
+        params = optax.apply_updates(params, updates)
+    return network(params, episode.outer)
+
+
+@pytest.mark.parametrize("remat", [True, False])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("alpha", [0.11, RATES], ids=["rate", "rates"])
+class TestSameBatch:
+    def test_equals_unrolled_autodiff(self, alpha, steps, remat):
+        params, episode = problem()
+        inner = InnerLoop(steps=steps, remat=remat)
+        found = jaxmaml.maml_same_batch(network, params, episode, alpha=alpha, inner=inner)
+        chex.assert_trees_all_close(found, jax.grad(unrolled)(params, episode, alpha, steps), rtol=1e-11)
+
+    def test_gradient_of_the_rates(self, alpha, steps, remat):
+        params, episode = problem()
+        inner = InnerLoop(steps=steps, remat=remat)
+        found = jaxmaml.maml_same_batch(network, params, episode, alpha=alpha, inner=inner, learn_alpha=True)
+        expected = jax.grad(unrolled, argnums=(0, 2))(params, episode, alpha, steps)
+        chex.assert_trees_all_close(found, expected, rtol=1e-11)
+
+    def test_only_the_head_adapts(self, alpha, steps, remat):
+        params, episode = problem()
+        inner = InnerLoop(steps=steps, mask=HEAD, remat=remat)
+        found = jaxmaml.maml_same_batch(network, params, episode, alpha=alpha, inner=inner, learn_alpha=True)
+        expected = jax.grad(unrolled, argnums=(0, 2))(params, episode, alpha, steps, HEAD)
+        chex.assert_trees_all_close(found, expected, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("remat", [True, False])
+@pytest.mark.parametrize(
+    "update",
+    [optax.sgd(0.1, momentum=0.9, nesterov=True), optax.adam(0.05, eps_root=1e-8), optax.adamw(0.03)],
+    ids=["momentum", "adam", "adamw"],
+)
+def test_an_optax_update_equals_unrolled_autodiff(update, remat):
+    params, episode = problem()
+    found = jaxmaml.maml_same_batch(
+        network, params, episode, alpha=update, inner=InnerLoop(steps=3, remat=remat)
+    )
+    chex.assert_trees_all_close(found, jax.grad(unrolled)(params, episode, update, 3), rtol=1e-10)
+
+
+def dense(params, batch):
+    """Gradient and Hessian as functions of the flat parameters."""
+    flat, unravel = ravel_pytree(params)
+
+    def loss(x):
+        return network(unravel(x), batch)
+
+    return np.asarray(flat), jax.grad(loss), jax.hessian(loss)
+
+
+def flat_rates(params, rates):
+    spread = jax.tree.map(lambda a, p: jax.tree.map(lambda x: jnp.full_like(x, a), p), rates, params)
+    return np.asarray(ravel_pytree(spread)[0])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_maml_is_the_product_of_dense_factors(steps):
+    """(I - H(w_0) A) ... (I - H(w_{K-1}) A) v with the Hessians on D_h."""
+    params, episode = problem()
+    w, gradient, _ = dense(params, episode.inner)
+    a = flat_rates(params, RATES)
+    path = [w]
+    for _ in range(steps):
+        path.append(path[-1] - a * gradient(path[-1]))
+    expected = np.asarray(dense(params, episode.outer)[1](path.pop()))
+    hessian = dense(params, episode.hessian)[2]
+    rates = np.zeros_like(w)
+    for at in reversed(path):
+        rates -= expected * gradient(at)
+        expected = expected - hessian(at) @ (a * expected)
+    inner = InnerLoop(steps=steps)
+    found, learned = jaxmaml.maml(network, params, episode, alpha=RATES, inner=inner, learn_alpha=True)
+    np.testing.assert_allclose(ravel_pytree(found)[0], expected, rtol=1e-10)
+    shape = jax.tree.map(jnp.zeros_like, params)
+    for name, rate in (("kernel", learned["body"]["kernel"]), ("bias", learned["body"]["bias"])):
+        part = ravel_pytree({**shape, "body": {**shape["body"], name: shape["body"][name] + 1}})[0]
+        np.testing.assert_allclose(rate, rates @ part, rtol=1e-10)
+    head = ravel_pytree({**shape, "head": jax.tree.map(jnp.ones_like, shape["head"])})[0]
+    np.testing.assert_allclose(learned["head"], rates @ head, rtol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_hf_maml_is_a_chain_of_differences(steps):
+    params, episode = problem()
+    w, gradient, _ = dense(params, episode.inner)
+    alpha = 0.11
+    path = [w]
+    for _ in range(steps):
+        path.append(path[-1] - alpha * gradient(path[-1]))
+    v = np.asarray(dense(params, episode.outer)[1](path.pop()))
+    slope = dense(params, episode.hessian)[1]
+    for at in reversed(path):
+        v = v - alpha * (slope(at + DELTA * v) - slope(at - DELTA * v)) / (2 * DELTA)
+    found = jaxmaml.hf_maml(network, params, episode, alpha=alpha, delta=DELTA, inner=InnerLoop(steps=steps))
+    np.testing.assert_allclose(ravel_pytree(found)[0], v, rtol=1e-9)
+
+
+@pytest.mark.parametrize("learn_alpha", [False, True])
+def test_fo_maml_is_the_gradient_at_the_end(learn_alpha):
+    params, episode = problem()
+    inner = InnerLoop(steps=4, mask=HEAD)
+    end = adapt(network, params, episode.inner, 0.11, inner)
+    chex.assert_trees_all_close(end["body"], params["body"], rtol=0)
+    found = jaxmaml.fo_maml(network, params, episode, alpha=0.11, inner=inner, learn_alpha=learn_alpha)
+    expected = jax.grad(network)(end, episode.outer)
+    chex.assert_trees_all_close(found[0] if learn_alpha else found, expected, rtol=1e-12)
+    if learn_alpha:
+        points = [adapt(network, params, episode.inner, 0.11, InnerLoop(k, HEAD)) for k in (1, 2, 3)]
+        gradients = [jax.grad(network)(w, episode.inner)["head"] for w in (params, *points)]
+        rate = -sum(ravel_pytree(g)[0] @ ravel_pytree(expected["head"])[0] for g in gradients)
+        np.testing.assert_allclose(found[1], rate, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["maml", "fo_maml", "hf_maml", "maml_same_batch"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_chunks_and_rates_over_tasks(name, dtype):
+    params, episodes = problem(dtype, tasks=5)
+    more = {"delta": DELTA} if name == "hf_maml" else {}
+    call = functools.partial(
+        meta_gradient,
+        jaxmaml.estimators.get(name),
+        network,
+        params,
+        alpha=RATES,
+        inner=InnerLoop(steps=2, mask={"body": {"kernel": False, "bias": True}, "head": True}),
+        learn_alpha=True,
+        **more,
+    )
+    whole = jax.jit(call)(episodes)
+    chex.assert_trees_all_equal_dtypes(whole[0], params)
+    tolerance = 1e-11 if dtype == np.float64 else 1e-4
+    for chunk in (1, 2, 5):
+        chex.assert_trees_all_close(
+            jax.jit(functools.partial(call, task_chunk=chunk))(episodes), whole, rtol=tolerance
+        )
+    each = [call(jax.tree.map(lambda x, i=i: x[i : i + 1], episodes)) for i in range(5)]
+    mean = jax.tree.map(lambda *x: sum(x) / 5, *each)
+    chex.assert_trees_all_close(whole, mean, rtol=tolerance, atol=tolerance)
+
+
+def temporaries(steps, **loop):
+    """Bytes of temporaries of one meta-gradient of a wide network, and of its parameters."""
+    width = 64
+    params = {"a": jnp.ones((8, width)), "b": jnp.ones((width, width)), "c": jnp.ones((width, 1))}
+
+    def loss(p, batch):
+        x, y = batch
+        return jnp.mean((jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"]) @ p["c"] - y) ** 2)
+
+    data = jnp.ones((512, 8)), jnp.ones((512, 1))
+    compiled = (
+        jax.jit(lambda p, e: jaxmaml.maml_same_batch(loss, p, e, alpha=0.1, inner=InnerLoop(steps, **loop)))
+        .lower(params, Episode(data, data, data))
+        .compile()
+    )
+    return compiled.memory_analysis().temp_size_in_bytes, sum(x.nbytes for x in jax.tree.leaves(params))
+
+
+def test_memory_grows_by_one_set_of_parameters_a_step():
+    few, size = temporaries(4)
+    many, _ = temporaries(24)
+    assert size <= (many - few) / 20 <= 1.1 * size
+    kept, _ = temporaries(24, remat=False)
+    assert kept > 4 * many
+
+
+def test_a_masked_step_costs_less():
+    params, episode = problem()
+
+    def flops(loop):
+        program = jax.jit(lambda p, e: jaxmaml.maml(network, p, e, alpha=0.1, inner=loop))
+        return program.lower(params, episode).compile().cost_analysis()["flops"]
+
+    assert flops(InnerLoop(mask=HEAD)) < 0.95 * flops(InnerLoop())
+
+
+@pytest.mark.parametrize(
+    ("loop", "says"),
+    [
+        ({"steps": 0}, "InnerLoop.steps = 0; allowed: an integer >= 1"),
+        ({"mask": {"a": False}}, "InnerLoop.mask = {'a': False}; allowed: bools, at least one of them True"),
+        ({"mask": 1.0}, "InnerLoop.mask = 1.0; allowed: bools"),
+    ],
+)
+def test_bad_loop(loop, says):
+    with pytest.raises(ValueError, match="^" + says.replace("{", r"\{")):
+        InnerLoop(**loop)
+
+
+def test_rates_of_an_optax_update_are_not_learned():
+    params, episode = problem()
+    with pytest.raises(ValueError, match="^learn_alpha = True with an optax transformation"):
+        jaxmaml.maml(network, params, episode, alpha=optax.sgd(0.1), learn_alpha=True)
