@@ -1,12 +1,14 @@
-"""Command line: python -m experiments run | plot | report | list."""
+"""Command line: python -m experiments run | plot | report | list | train."""
 
 import os
 import sys
 import time
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import tyro
+
+from experiments.training.presets import DESCRIPTIONS, PRESETS, Preset
 
 Scale = Literal["smoke", "default", "full"]
 Experiment = Annotated[str, tyro.conf.arg(help="a claim's name (see `list`), or all")]
@@ -49,25 +51,52 @@ def list_() -> None:
         print(f"{name:20s} {module.TITLE}")
 
 
+if TYPE_CHECKING:
+    Choice = Preset
+else:
+    Choice = Annotated[
+        tyro.extras.subcommand_type_from_defaults(PRESETS, DESCRIPTIONS, prefix_names=False),
+        tyro.conf.arg(name=""),
+    ]
+
+
+def train(preset: Choice) -> int:
+    """Train a network: MAML, FO-MAML or HF-MAML on few-shot tasks.
+
+    Checkpoints, the learning curve, the resolved configuration and figures go to a folder of
+    results/training. Stopped or killed, the same command goes on from the last evaluation.
+    """
+    jax.config.update("jax_enable_x64", preset.precision == "float64")
+    keep_programs()
+    from experiments.training import loop
+
+    return loop.train(preset)
+
+
 def prepare_devices() -> None:
     """float64, one CPU device a core for the cells of a sweep, and compiled programs kept on disk."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    keep_programs()
+
+
+def keep_programs() -> None:
+    """Compiled programs on disk."""
     jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def main() -> int:
-    commands = {"run": run, "plot": plot, "report": report, "list": list_}
+    commands: dict[str, Any] = {"run": run, "plot": plot, "report": report, "list": list_, "train": train}
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m experiments")
-    except (ValueError, FileNotFoundError) as error:
+        status: int | None = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m experiments")
+    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; finished chunks are kept, the same command goes on from there", file=sys.stderr)
+        print("interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,276 @@
+"""From a preset to functions: the tasks, the network, its loss, the meta-gradient and the outer optimiser."""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from experiments.training.presets import Data, Preset
+from jaxmaml import (
+    ArcDelta,
+    InnerLoop,
+    adapt,
+    estimators,
+    float_optimal_delta,
+    meta_gradient,
+    models,
+    scale_by_theorem_step,
+    theorem_delta,
+    tree,
+)
+from jaxmaml.checks import check_positive, check_step_count, unknown
+from jaxmaml.data import Distribution, classes, image_sets
+from jaxmaml.data.images import Images
+from jaxmaml.data.sinusoid import Sinusoid
+from jaxmaml.theory import theorems
+from jaxmaml.types import Episode, Loss, PyTree
+
+
+class Problem(NamedTuple):
+    """Tasks, and a network with its loss and measure."""
+
+    training: Distribution
+    test: Distribution
+    params: PyTree
+    loss: Loss
+    measure: Loss
+    """of adapted parameters on a batch: accuracy, or squared error."""
+    unit: str
+    """of the measure: "accuracy" or "mean squared error"."""
+    apply: Callable[..., jax.Array]
+
+
+def build(preset: Preset) -> Problem:
+    """The tasks (on the device) and the network of a preset, in its precision.
+
+    Raises:
+      ValueError: unknown names, sizes out of range; FileNotFoundError: data that are not there.
+    """
+    training, test = distributions(preset)
+    params, apply = models.split(network(preset))
+    if preset.data.name == "sinusoid":
+        loss = models.squared_error(apply)
+        return Problem(training, test, params, loss, loss, "mean squared error", apply)
+    return Problem(
+        training, test, params, models.cross_entropy(apply), models.accuracy(apply), "accuracy", apply
+    )
+
+
+def distributions(preset: Preset) -> tuple[Distribution, Distribution]:
+    """Training and test tasks; a test task has the query size of the evaluation."""
+    data = preset.data
+    sizes: dict[str, Any] = {"support": data.support, "hessian": data.hessian, "query": data.query}
+    at_test = sizes | {"hessian": 1, "query": preset.evaluation.query or data.query}
+    if data.name == "sinusoid":
+        return Sinusoid(**sizes), Sinusoid(**at_test)
+    if data.name not in image_sets():
+        unknown("data set", data.name, ["sinusoid", *image_sets()])
+    options = {"full": True} if data.full else {}
+    pixels = classes(data.name, data.path, **options)
+    both = tuple(Images(p, data.ways, **s) for p, s in zip(pixels, (sizes, at_test), strict=True))
+    for distribution in both:  # too few classes or images: said before anything compiles
+        jax.eval_shape(lambda d: d.episodes(jax.random.key(0), 1), distribution)
+    return jax.device_put(both[0]), jax.device_put(both[1])
+
+
+def network(preset: Preset) -> nnx.Module:
+    """The network of a preset, initialised from its seed."""
+    model, data = preset.model, preset.data
+    dtype = jnp.dtype(preset.precision)
+    rngs = nnx.Rngs(preset.seed)
+    inputs, outputs = shapes(data)
+    if model.kind == "mlp":
+        sizes = (math.prod(inputs), *model.hidden, outputs)
+        return models.MLP(sizes, model.activation, rngs=rngs, param_dtype=dtype)
+    if len(inputs) != 3:
+        raise ValueError(f"model.kind = 'conv4' on {data.name}; allowed: on images")
+    return models.Conv4(
+        outputs,
+        model.channels,
+        inputs,
+        model.norm,
+        model.activation,
+        model.pool,
+        rngs=rngs,
+        param_dtype=dtype,
+    )
+
+
+def shapes(data: Data) -> tuple[tuple[int, ...], int]:
+    """(the shape of one input, the number of outputs)."""
+    if data.name == "sinusoid":
+        return (1,), 1
+    side = 8 if data.name == "digits" else 28
+    return (side, side, 1), data.ways
+
+
+class State(NamedTuple):
+    """All that a run needs to go on."""
+
+    step: jax.Array
+    params: PyTree
+    log_alpha: PyTree
+    """of the learned rates, one for each parameter array; {} if they are not learned."""
+    optimizer: PyTree
+    key: jax.Array
+    """data of the key that every draw comes from, with the step folded in."""
+
+
+class Functions(NamedTuple):
+    """What the loop calls; `advance` and `measure` are compiled."""
+
+    start: Callable[[], State]
+    advance: Any
+    """(state, step to stop at, training tasks) -> state."""
+    measure: Any
+    """(state, test tasks) -> (loss, measure) of each episode, by inner steps."""
+    gradients_a_step: float
+    """gradients of one batch that an outer step costs, a Hessian-vector product counted as two."""
+
+
+def alpha_of(preset: Preset, state: State) -> PyTree:
+    """The inner rates in force."""
+    return jax.tree.map(jnp.exp, state.log_alpha) if preset.inner.learn_alpha else preset.inner.alpha
+
+
+def inner_loop(preset: Preset, steps: int) -> InnerLoop:
+    mask = True if preset.inner.adapts == "all" else {"body": False, "head": True}
+    return InnerLoop(steps, mask)
+
+
+def functions(preset: Preset, problem: Problem) -> Functions:
+    """The outer loop of a preset as pure functions."""
+    check_preset(preset)
+    optimizer = outer_optimizer(preset)
+    estimator = estimators.get(preset.method.estimator)
+    more = {"delta": delta_of(preset)} if "delta" in inspect.signature(estimator).parameters else {}
+    inner = inner_loop(preset, preset.inner.steps)
+    learned = preset.inner.learn_alpha
+
+    def start() -> State:
+        start_rate = jnp.asarray(math.log(preset.inner.alpha), preset.precision)
+        rates = jax.tree.map(lambda _: start_rate, problem.params) if learned else {}
+        key = jax.random.key_data(jax.random.key(preset.seed))
+        return State(jnp.asarray(0), problem.params, rates, optimizer.init((problem.params, rates)), key)
+
+    def one(state: State, tasks: Distribution) -> State:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        for_direction, for_step = jax.random.split(key)
+        alpha = alpha_of(preset, state)
+        found = meta_gradient(
+            estimator,
+            problem.loss,
+            state.params,
+            tasks.episodes(for_direction, preset.outer.tasks),
+            alpha=alpha,
+            inner=inner,
+            learn_alpha=learned,
+            task_chunk=preset.method.task_chunk,
+            **more,
+        )
+        # d/d log alpha = alpha d/d alpha.
+        gradient = (found[0], jax.tree.map(jnp.multiply, alpha, found[1])) if learned else (found, {})
+        extra = {}
+        if preset.outer.optimizer == "theorem":
+            batches = tasks.episodes(for_step, preset.outer.tasks).inner
+            extra["task_grad_norms"] = jax.vmap(lambda b: tree.norm(jax.grad(problem.loss)(state.params, b)))(
+                batches
+            )
+        updates, memory = optimizer.update(
+            gradient, state.optimizer, (state.params, state.log_alpha), **extra
+        )
+        params, rates = optax.apply_updates((state.params, state.log_alpha), updates)
+        return State(state.step + 1, params, rates, memory, state.key)
+
+    @jax.jit
+    def advance(state: State, stop: jax.Array, tasks: Distribution) -> State:
+        return jax.lax.while_loop(lambda s: s.step < stop, lambda s: one(s, tasks), state)
+
+    @jax.jit
+    def measure(state: State, tasks: Distribution) -> dict[int, tuple[jax.Array, jax.Array]]:
+        episodes = tasks.episodes(jax.random.key(preset.evaluation.seed), preset.evaluation.episodes)
+        return {k: measured(preset, problem, state, episodes, k) for k in (0, *preset.evaluation.steps)}
+
+    return Functions(start, advance, measure, gradients_a_step(preset))
+
+
+def measured(
+    preset: Preset, problem: Problem, state: State, episodes: Episode, steps: int
+) -> tuple[jax.Array, jax.Array]:
+    """(loss, measure) on the query batch of each episode after `steps` inner steps, shape (episodes,)."""
+
+    def one(episode: Episode) -> tuple[jax.Array, jax.Array]:
+        w = adapted(preset, problem, state, episode.inner, steps)
+        return problem.loss(w, episode.outer), problem.measure(w, episode.outer)
+
+    return jax.lax.map(one, episodes, batch_size=preset.method.task_chunk or preset.outer.tasks)
+
+
+def adapted(preset: Preset, problem: Problem, state: State, batch: PyTree, steps: int) -> PyTree:
+    """Parameters after `steps` inner steps on a batch; 0 leaves them as they are."""
+    if steps == 0:
+        return state.params
+    return adapt(problem.loss, state.params, batch, alpha_of(preset, state), inner_loop(preset, steps))
+
+
+def check_preset(preset: Preset) -> None:
+    """One clear error for what the types do not exclude."""
+    for name, value in (
+        ("outer.tasks", preset.outer.tasks),
+        ("outer.steps", preset.outer.steps),
+        ("evaluation.episodes", preset.evaluation.episodes),
+        ("evaluation.every", preset.evaluation.every),
+        *((f"evaluation.steps[{i}]", k) for i, k in enumerate(preset.evaluation.steps)),
+    ):
+        check_step_count(name, value)
+    check_positive("inner.alpha", preset.inner.alpha)
+    check_positive("outer.rate", preset.outer.rate)
+    theorem = preset.outer.optimizer == "theorem"
+    if theorem and preset.inner.learn_alpha:
+        raise ValueError("outer.optimizer = 'theorem' with inner.learn_alpha; allowed: a fixed alpha")
+    needed = {"outer.L": theorem, "outer.rho": theorem or preset.method.delta == "theorem"}
+    for name, is_needed in needed.items():
+        if is_needed and getattr(preset.outer, name.split(".")[1]) is None:
+            raise ValueError(
+                f"{name} = None; needed by the theorem's step and delta: a number > 0 "
+                "(python -m experiments advise measures it)"
+            )
+
+
+def delta_of(preset: Preset) -> ArcDelta | float:
+    """The difference step of hf_maml."""
+    if preset.method.delta == "float":
+        return float_optimal_delta(preset.precision)
+    if preset.method.delta == "theorem":
+        assert preset.outer.rho is not None
+        return theorem_delta(preset.outer.rho, preset.inner.alpha, preset.method.eta)
+    return float(preset.method.delta)
+
+
+def outer_optimizer(preset: Preset) -> optax.GradientTransformationExtraArgs:
+    outer = preset.outer
+    if outer.optimizer == "theorem":
+        assert outer.L is not None
+        assert outer.rho is not None
+        # The constant of the theorem that the estimator belongs to; differentiation through the step is MAML.
+        name = preset.method.estimator if preset.method.estimator in theorems() else "maml"
+        return scale_by_theorem_step(theorems()[name].c, outer.L, outer.rho, preset.inner.alpha)
+    chosen = {"adam": optax.adam, "sgd": optax.sgd}[outer.optimizer]
+    return optax.with_extra_args_support(chosen(outer.rate))
+
+
+def gradients_a_step(preset: Preset) -> float:
+    """Each task: K + 1 gradients, for a second-order method K products of two each, one for the step L~."""
+    second = 0 if preset.method.estimator == "fo_maml" else 2 * preset.inner.steps
+    step_size = 1 if preset.outer.optimizer == "theorem" else 0
+    return float(preset.outer.tasks * (preset.inner.steps + 1 + second + step_size))
+
+
+def with_steps(preset: Preset, steps: int) -> Preset:
+    return dataclasses.replace(preset, outer=dataclasses.replace(preset.outer, steps=steps))
