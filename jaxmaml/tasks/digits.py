@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 
 from jaxmaml.checks import check_step_count
+from jaxmaml.data import digits
 from jaxmaml.tasks.finite_data import FiniteData, from_pools
 
 PAIRS = tuple(itertools.combinations(range(10), 2))
@@ -55,10 +56,7 @@ def pairs_of_classes(
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("the digits need scikit-learn: pip install 'jaxmaml[experiments]'") from error
-    data = load_digits()
-    x = np.concatenate([data.data / 16, np.ones((len(data.data), 1))], axis=1)
-    return x / np.linalg.norm(x, axis=1).max(), data.target
+    images, classes = digits.load()
+    pixels = images.reshape(len(images), -1) / digits.LEVELS
+    x = np.concatenate([pixels, np.ones((len(images), 1))], axis=1)
+    return x / np.linalg.norm(x, axis=1).max(), classes

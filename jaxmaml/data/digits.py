@@ -1,0 +1,37 @@
+"""Handwritten digits: scikit-learn's 1797 images of 8 x 8 pixels, which need no file."""
+
+import os
+
+import numpy as np
+
+from jaxmaml.data._arrays import by_class
+
+TRAINING, TEST = range(6), range(6, 10)
+LEVELS = 16
+"""the brightest value of a pixel."""
+
+
+def load() -> tuple[np.ndarray, np.ndarray]:
+    """All images (1797, 8, 8), uint8 from 0 to 16, and their digits (1797,).
+
+    Raises:
+      ImportError: without scikit-learn (pip install 'jaxmaml[experiments]').
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits need scikit-learn: pip install 'jaxmaml[experiments]'") from error
+    data = load_digits()
+    return data.images.astype(np.uint8), data.target
+
+
+def classes(path: str | os.PathLike[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The digits 0 to 5 for training and 6 to 9 for tests, uint8, shapes (6, 174, 8, 8) and (4, 174, 8, 8).
+
+    Of each digit the first 174 images in the order of the data set: the rarest, 8, has no more. Pixels are
+    round(255 v / 16) for the values v = 0, ..., 16. `path` is not used: the data come with scikit-learn.
+    """
+    del path
+    images, labels = load()
+    pixels = np.rint(images * (255 / LEVELS)).astype(np.uint8)
+    return by_class(pixels, labels, TRAINING), by_class(pixels, labels, TEST)
