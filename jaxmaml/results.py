@@ -23,7 +23,7 @@ import scipy.stats
 
 PACKAGE = pathlib.Path(__file__).parent
 # What a run's numbers do not depend on: a change here keeps the chunks on disk valid.
-NOT_NUMERICAL = ("theory", "results.py", "sweep.py", "version.py")
+NOT_NUMERICAL = ("theory", "models", "constants.py", "results.py", "sweep.py", "version.py")
 
 Verdict = Literal["holds", "holds, not sharp", "fails as stated", "not tested"]
 Place = Literal[

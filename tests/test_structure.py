@@ -20,11 +20,11 @@ LAYERS = [
     {"types", "version", "discover", "trigonometry", "random"},
     {"checks"},
     {"tree"},
-    {"hvp", "inner"},
+    {"hvp", "inner", "data", "models"},
     {"estimators", "tasks", "theory"},
     {"meta_gradient", "step_size"},
     {"objective"},
-    {"run"},
+    {"run", "constants"},
     {"results"},
     {"sweep"},
 ]
@@ -98,7 +98,7 @@ def test_the_library_needs_no_extras():
     """import jaxmaml and a meta-gradient work without pandas, pyarrow, scikit-learn, tyro, matplotlib."""
     program = """
 import sys
-for name in ("pandas", "pyarrow", "sklearn", "tyro", "matplotlib", "rich"):
+for name in ("pandas", "pyarrow", "sklearn", "tyro", "matplotlib", "rich", "PIL"):
     sys.modules[name] = None
 import jax.numpy as jnp, jaxmaml
 batch = jnp.ones((2, 3, 1))

@@ -38,23 +38,21 @@ def draw(where: pathlib.Path, preset: Preset, problem: Problem, state: State) ->
 
 def learning_curve(preset: Preset, unit: str, curve: pd.DataFrame) -> Figure:
     """Loss and measure on the test episodes against outer steps, by number of inner steps."""
-    figure, axes = plotting.panels(2)
+    chance = unit == "accuracy"
+    # The measure of a regression is its loss.
+    figure, axes = plotting.panels(2 if chance else 1, width=plotting.WIDTH * (1 if chance else 1.6))
     for j, (steps, rows) in enumerate(curve.groupby("inner_steps")):
         look: dict[str, Any] = {"color": SHADES[j % 4], "linestyle": DASHES[j % 4]}
-        axes[0].plot(rows.step, rows.loss, **look)
-        axes[1].plot(rows.step, rows.value, label=_steps(steps), **look)
-        axes[1].fill_between(rows.step, rows.low, rows.high, alpha=0.2, linewidth=0, color=look["color"])
-    chance = unit == "accuracy"
-    axes[0].set(
-        xlabel="outer steps", ylabel="query loss (nats)" if chance else "query loss (squared units of y)"
-    )
-    axes[1].set(xlabel="outer steps", ylabel=f"query {unit}" + ("" if chance else " (squared units of y)"))
+        if chance:
+            axes[0].plot(rows.step, rows.loss, **look)
+        axes[-1].plot(rows.step, rows.value, label=steps_text(steps), **look)
+        axes[-1].fill_between(rows.step, rows.low, rows.high, alpha=0.2, linewidth=0, color=look["color"])
     if chance:
+        axes[0].set(xlabel="outer steps", ylabel="query loss (nats)")
+        axes[1].set(xlabel="outer steps", ylabel="query accuracy", ylim=(0, 1.02))
         axes[1].axhline(1 / preset.data.ways, color="0.4", linewidth=0.8, label="chance")
-        axes[1].set_ylim(0, 1.02)
     else:
-        for axis in axes:
-            axis.set_yscale("log")
+        axes[0].set(xlabel="outer steps", ylabel=f"query {unit} (squared units of y)", yscale="log")
     n = int(curve.n.iloc[-1])
     title = f"{title_of(preset)}\n{n} fixed test episodes, bands are 95 % intervals of the mean"
     return plotting.finish(figure, title, columns=4)
@@ -91,7 +89,7 @@ def _waves(preset: Preset, problem: Problem, state: State, key: jax.Array) -> Fi
         for j, steps in enumerate((0, *preset.evaluation.steps)):
             w = problems.adapted(preset, problem, state, support, steps)
             y = problem.apply(w, x)[:, 0]
-            axis.plot(x[:, 0], y, color=SHADES[j % 4], linestyle=DASHES[j % 4], label=_steps(steps))
+            axis.plot(x[:, 0], y, color=SHADES[j % 4], linestyle=DASHES[j % 4], label=steps_text(steps))
         axis.plot(support[0][:, 0], support[1][:, 0], "v", color="#CC79A7", label="support")
         axis.set(xlabel="x", ylabel="y", title=f"test task {task + 1}")
     return plotting.finish(figure, f"{title_of(preset)}: predictions", columns=5)
@@ -121,7 +119,7 @@ def _images(preset: Preset, problem: Problem, state: State, key: jax.Array) -> F
             _image(axis, query[0][j], text, "#0072B2" if right else "#D55E00", bold=not right)
     figure.suptitle(
         f"{title_of(preset)}: one support image a class, then query images with the class predicted\n"
-        f"after {_steps(steps)} (wrong ones bold, with the true class)",
+        f"after {steps_text(steps)} (wrong ones bold, with the true class)",
         fontsize=8,
     )
     return figure
@@ -136,5 +134,5 @@ def _image(axis: Axes, image: np.ndarray, text: str, color: str, bold: bool = Fa
         spine.set(visible=True, color=color)
 
 
-def _steps(steps: int) -> str:
+def steps_text(steps: int) -> str:
     return f"{steps} inner step" + ("" if steps == 1 else "s")

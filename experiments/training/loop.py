@@ -10,7 +10,6 @@ from types import FrameType
 import jax
 import numpy as np
 import pandas as pd
-import scipy.stats
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,6 +17,7 @@ from experiments.training import problem as problems
 from experiments.training import store
 from experiments.training.presets import Preset
 from experiments.training.problem import Functions, Problem, State
+from jaxmaml import results
 
 STOPPED = 143
 """exit status after SIGTERM, as shells have it."""
@@ -84,14 +84,12 @@ def _evaluate(
     """The curve with a row for each number of inner steps."""
     rows = []
     for inner_steps, (losses, values) in functions.measure(state, problem.test).items():
-        sample = np.asarray(values, float)
-        n = len(sample)
-        half = scipy.stats.t.ppf(0.975, n - 1) * sample.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-        mean = float(sample.mean())
+        found = results.interval(np.asarray(values, float))
         step = int(state.step)
         gradients = functions.gradients_a_step * step
         loss = float(np.mean(np.asarray(losses, float)))
-        rows.append([step, inner_steps, seconds, gradients, loss, mean, mean - half, mean + half, n])
+        measured = (found.mean, found.low, found.high, found.n)
+        rows.append([step, inner_steps, seconds, gradients, loss, *measured])
     new = pd.DataFrame(rows, columns=list(store.CURVE))
     return new if curve.empty else pd.concat([curve, new], ignore_index=True)
 

@@ -83,6 +83,8 @@ class Outer:
     """theorem: beta = c / L~(w), with `L`, `rho` and batches of its own for L~."""
     rate: float = 1e-3
     """of adam and sgd."""
+    multiple: float = 1.0
+    """theorem: how many times its step; beyond 1 the theory promises nothing."""
     tasks: int = 25
     """tasks of one step (B)."""
     steps: int = 1000

@@ -153,12 +153,6 @@ def functions(preset: Preset, problem: Problem) -> Functions:
     inner = inner_loop(preset, preset.inner.steps)
     learned = preset.inner.learn_alpha
 
-    def start() -> State:
-        start_rate = jnp.asarray(math.log(preset.inner.alpha), preset.precision)
-        rates = jax.tree.map(lambda _: start_rate, problem.params) if learned else {}
-        key = jax.random.key_data(jax.random.key(preset.seed))
-        return State(jnp.asarray(0), problem.params, rates, optimizer.init((problem.params, rates)), key)
-
     def one(state: State, tasks: Distribution) -> State:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         for_direction, for_step = jax.random.split(key)
@@ -197,7 +191,19 @@ def functions(preset: Preset, problem: Problem) -> Functions:
         episodes = tasks.episodes(jax.random.key(preset.evaluation.seed), preset.evaluation.episodes)
         return {k: measured(preset, problem, state, episodes, k) for k in (0, *preset.evaluation.steps)}
 
-    return Functions(start, advance, measure, gradients_a_step(preset))
+    def begin() -> State:
+        return start(preset, problem.params)
+
+    return Functions(begin, advance, measure, gradients_a_step(preset))
+
+
+def start(preset: Preset, params: PyTree) -> State:
+    """The state of step 0."""
+    first = jnp.asarray(math.log(preset.inner.alpha), preset.precision)
+    rates = jax.tree.map(lambda _: first, params) if preset.inner.learn_alpha else {}
+    memory = outer_optimizer(preset).init((params, rates))
+    key = jax.random.key_data(jax.random.key(preset.seed))
+    return State(jnp.asarray(0), params, rates, memory, key)
 
 
 def measured(
@@ -231,6 +237,7 @@ def check_preset(preset: Preset) -> None:
         check_step_count(name, value)
     check_positive("inner.alpha", preset.inner.alpha)
     check_positive("outer.rate", preset.outer.rate)
+    check_positive("outer.multiple", preset.outer.multiple)
     theorem = preset.outer.optimizer == "theorem"
     if theorem and preset.inner.learn_alpha:
         raise ValueError("outer.optimizer = 'theorem' with inner.learn_alpha; allowed: a fixed alpha")
@@ -260,9 +267,11 @@ def outer_optimizer(preset: Preset) -> optax.GradientTransformationExtraArgs:
         assert outer.rho is not None
         # The constant of the theorem that the estimator belongs to; differentiation through the step is MAML.
         name = preset.method.estimator if preset.method.estimator in theorems() else "maml"
-        return scale_by_theorem_step(theorems()[name].c, outer.L, outer.rho, preset.inner.alpha)
+        step = scale_by_theorem_step(theorems()[name].c, outer.L, outer.rho, preset.inner.alpha)
+        return optax.chain(step, optax.inject_hyperparams(optax.scale)(outer.multiple))
     chosen = {"adam": optax.adam, "sgd": optax.sgd}[outer.optimizer]
-    return optax.with_extra_args_support(chosen(outer.rate))
+    # In the state, so that runs that differ in it are one program.
+    return optax.inject_hyperparams(chosen)(outer.rate)
 
 
 def gradients_a_step(preset: Preset) -> float:

@@ -1,0 +1,375 @@
+"""The same Omniglot run with jaxmaml and with learn2learn 0.2.0 (torch): accuracies, seconds an outer step.
+
+    python -m experiments.benchmarks.learn2learn_omniglot --data.path FOLDER
+
+writes results/benchmarks_learn2learn.md; every option of `python -m experiments train omniglot` that both
+libraries can follow is one here. Optional and for Python 3.11: docs/peers.md says what to install and what is
+the same on both sides.
+"""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import operator
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from experiments.benchmarks.timing import table
+from experiments.training import problem as problems
+from experiments.training.presets import PRESETS, Evaluation, Method, Preset
+from experiments.training.problem import Problem, State
+from jaxmaml import estimators, meta_gradient, results
+from jaxmaml.models.normalisation import EPSILON
+from jaxmaml.types import Episode, PyTree
+
+DEFAULT = dataclasses.replace(
+    PRESETS["omniglot"],
+    method=Method("maml_same_batch", task_chunk=1),
+    outer=dataclasses.replace(PRESETS["omniglot"].outer, tasks=8, steps=400),
+    evaluation=Evaluation(episodes=200, steps=(1, 3)),
+)
+ALLOWED: dict[str, tuple] = {
+    "data.name": ("omniglot",),
+    "model.kind": ("conv4",),
+    "model.norm": ("task",),
+    "model.activation": ("relu",),
+    "model.pool": ("max", "stride"),
+    "inner.adapts": ("all",),
+    "inner.learn_alpha": (False,),
+    "method.estimator": ("maml_same_batch",),
+    "outer.optimizer": ("adam",),
+}
+"""what both sides can express exactly."""
+BLOCK = 10
+"""outer steps of one library before it is the other's turn."""
+NAME = "benchmarks_learn2learn.md"
+
+
+class Side(NamedTuple):
+    """One library; `step` changes its parameters."""
+
+    name: str
+    prepare: Callable[[Episode], Any]
+    """episodes as the library takes them; not timed."""
+    gradient: Callable[[Any], list[np.ndarray]]
+    """the meta-gradient at the present parameters, arrays in torch's order and layout."""
+    step: Callable[[Any], None]
+    """one outer step on these episodes, finished on return."""
+    accuracies: Callable[[Any, int], np.ndarray]
+    """(episodes, inner steps) -> the query accuracy of each episode."""
+    compile_s: float
+
+
+def run(preset: Preset) -> list[str]:
+    """Train on both sides and compare; the report as lines of Markdown."""
+    problem = problems.build(preset)
+    draw = jax.jit(lambda d, key, tasks: d.episodes(key, tasks), static_argnums=2)
+
+    def batch(step: int) -> Episode:
+        """The episodes that `train` draws for this step."""
+        key = jax.random.split(jax.random.fold_in(jax.random.key(preset.seed), step))[0]
+        return draw(problem.training, key, preset.outer.tasks)
+
+    test = draw(problem.test, jax.random.key(preset.evaluation.seed), preset.evaluation.episodes)
+    sides = ours(preset, problem, batch(0)), theirs(preset, problem)
+    first, second = (np.concatenate([g.ravel() for g in s.gradient(s.prepare(batch(0)))]) for s in sides)
+    before = measure(sides, test, preset)
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    for start in range(0, preset.outer.steps, BLOCK):
+        episodes = [batch(i) for i in range(start, min(start + BLOCK, preset.outer.steps))]
+        for side in sides if start // BLOCK % 2 == 0 else sides[::-1]:
+            prepared = [side.prepare(e) for e in episodes]
+            for one in prepared:
+                started = time.perf_counter()
+                side.step(one)
+                seconds[side.name].append(time.perf_counter() - started)
+    after = measure(sides, test, preset)
+    return [
+        *heading(preset),
+        *accuracy_table(preset, sides, {0: before, preset.outer.steps: after}),
+        *seconds_table(sides, seconds),
+        *gradient_lines(first, second, preset),
+    ]
+
+
+# jaxmaml
+
+
+def ours(preset: Preset, problem: Problem, example: Episode) -> Side:
+    """jaxmaml, its outer step one compiled program."""
+    optimizer = problems.outer_optimizer(preset)
+    estimator = estimators.get(preset.method.estimator)
+    inner = problems.inner_loop(preset, preset.inner.steps)
+
+    @jax.jit
+    def gradient(params: PyTree, episodes: Episode) -> PyTree:
+        chunk = preset.method.task_chunk
+        return meta_gradient(
+            estimator,
+            problem.loss,
+            params,
+            episodes,
+            alpha=preset.inner.alpha,
+            inner=inner,
+            task_chunk=chunk,
+        )
+
+    def advance(params: PyTree, memory: PyTree, episodes: Episode) -> tuple[PyTree, PyTree]:
+        updates, memory = optimizer.update(gradient(params, episodes), memory, params)
+        return optax.apply_updates(params, updates), memory
+
+    started = time.perf_counter()
+    at = [problem.params, optimizer.init(problem.params)]
+    compiled = jax.jit(advance).lower(*at, example).compile()
+    compile_s = time.perf_counter() - started
+
+    def step(episodes: Episode) -> None:
+        at[:] = jax.block_until_ready(compiled(*at, episodes))
+
+    @jax.jit
+    def accuracies(params: PyTree, episodes: Episode) -> dict[int, jax.Array]:
+        state = State(jnp.asarray(0), params, {}, (), jnp.zeros(2, jnp.uint32))
+        return {k: problems.measured(preset, problem, state, episodes, k)[1] for k in preset.evaluation.steps}
+
+    return Side(
+        "jaxmaml",
+        lambda episodes: jax.block_until_ready(episodes),
+        lambda episodes: in_torch_layout(gradient(at[0], episodes)),
+        step,
+        lambda episodes, k: np.asarray(accuracies(at[0], episodes)[k], float),
+        compile_s,
+    )
+
+
+def in_torch_layout(tree: PyTree) -> list[np.ndarray]:
+    """Conv4's parameters, or their gradient, as torch.nn orders and lays them out."""
+    layers = []
+    for _, block in sorted(tree["body"].items()):
+        kernel = np.asarray(block["conv"]["kernel"])  # height, width, inputs, outputs
+        layers += [kernel.transpose(3, 2, 0, 1), block["conv"]["bias"]]
+        layers += [block["norm"]["scale"], block["norm"]["bias"]]
+    layers += [np.asarray(tree["head"]["kernel"]).T, tree["head"]["bias"]]
+    return [np.array(layer) for layer in layers]
+
+
+# learn2learn
+
+
+def theirs(preset: Preset, problem: Problem) -> Side:
+    """learn2learn as in its own examples: clone, adapt and backward, task by task."""
+    import torch
+
+    MAML = learn2learn_maml()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    maml = MAML(torch_network(preset, problem), lr=preset.inner.alpha)
+    optimizer = torch.optim.Adam(maml.parameters(), lr=preset.outer.rate)
+    loss = torch.nn.functional.cross_entropy
+
+    def tensors(batch: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+        # One channel: (n, 28, 28, 1) and (n, 1, 28, 28) are the same numbers in the same order.
+        x, y = (np.array(a) for a in batch)
+        return torch.from_numpy(x).reshape(*x.shape[:2], 1, *x.shape[2:4]), torch.from_numpy(y).long()
+
+    def prepare(episodes: Episode) -> list[tuple]:
+        return list(zip(*tensors(episodes.inner), *tensors(episodes.outer), strict=True))
+
+    def backward(tasks: list[tuple]) -> None:
+        optimizer.zero_grad()
+        for x, y, x_query, y_query in tasks:
+            learner = maml.clone()
+            for _ in range(preset.inner.steps):
+                learner.adapt(loss(learner(x), y))
+            loss(learner(x_query), y_query).backward()
+        for p in maml.parameters():
+            p.grad.div_(len(tasks))
+
+    def gradient(tasks: list[tuple]) -> list[np.ndarray]:
+        backward(tasks)
+        return [p.grad.numpy().copy() for p in maml.parameters()]
+
+    def step(tasks: list[tuple]) -> None:
+        backward(tasks)
+        optimizer.step()
+
+    def accuracies(tasks: list[tuple], steps: int) -> np.ndarray:
+        found = []
+        for x, y, x_query, y_query in tasks:
+            learner = maml.clone(first_order=True)
+            for _ in range(steps):
+                learner.adapt(loss(learner(x), y))
+            with torch.no_grad():
+                found.append(float((learner(x_query).argmax(1) == y_query).double().mean()))
+        return np.array(found)
+
+    return Side("learn2learn", prepare, gradient, step, accuracies, 0.0)
+
+
+def learn2learn_maml() -> Any:
+    """The class learn2learn.algorithms.MAML, unchanged, without what else `import learn2learn` loads.
+
+    The package's own __init__ imports gym, torchvision and more, which MAML does not use: the two packages
+    around its module are therefore registered without running their __init__.
+    """
+    for name in ("learn2learn", "learn2learn.algorithms"):
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+    from learn2learn.algorithms.maml import MAML
+
+    return MAML
+
+
+def torch_network(preset: Preset, problem: Problem) -> Any:
+    """jaxmaml.models.Conv4 in torch.nn, with the parameters of the problem."""
+    import torch
+    from torch import nn
+
+    (side, _, before), ways = problems.shapes(preset.data)
+    channels, strided = preset.model.channels, preset.model.pool == "stride"
+    layers: list[Any] = []
+    while len(layers) < 4:
+        # "SAME" padding of stride 2 on an even side is one row at its end, which Conv2d cannot express.
+        uneven = strided and side % 2 == 0
+        layers.append(
+            nn.Sequential(
+                *([nn.ZeroPad2d((0, 1, 0, 1))] if uneven else []),
+                nn.Conv2d(before, channels, 3, stride=2 if strided else 1, padding=0 if uneven else 1),
+                nn.BatchNorm2d(channels, eps=EPSILON, track_running_stats=False),
+                nn.ReLU(),
+                *([] if strided else [nn.MaxPool2d(2)]),
+            )
+        )
+        side, before = (side + 1) // 2 if strided else side // 2, channels
+    ends = [nn.AdaptiveAvgPool2d(1)] if strided else []
+    places = 1 if strided else side**2
+    network = nn.Sequential(*layers, *ends, nn.Flatten(), nn.Linear(places * channels, ways))
+    network = network.to(getattr(torch, preset.precision))
+    with torch.no_grad():
+        for p, start in zip(network.parameters(), in_torch_layout(problem.params), strict=True):
+            p.copy_(torch.from_numpy(start))
+    return network
+
+
+# The report
+
+
+def measure(sides: tuple[Side, Side], test: Episode, preset: Preset) -> dict[int, list[np.ndarray]]:
+    """The accuracies of both sides on the same episodes, by inner steps."""
+    prepared = [side.prepare(test) for side in sides]
+    return {
+        k: [side.accuracies(p, k) for side, p in zip(sides, prepared, strict=True)]
+        for k in preset.evaluation.steps
+    }
+
+
+def heading(preset: Preset) -> list[str]:
+    data, model, cores = preset.data, preset.model, len(os.sched_getaffinity(0))
+    versions = results.environment()["versions"] | {
+        name: importlib.metadata.version(name) for name in ("torch", "learn2learn")
+    }
+    named = ("python", "jax", "optax", "flax", "torch", "learn2learn")
+    return [
+        "# jaxmaml and learn2learn on Omniglot",
+        "",
+        "Written by `python -m experiments.benchmarks.learn2learn_omniglot` (docs/peers.md).",
+        f"{', '.join(f'{name} {versions[name]}' for name in named)};",
+        f"{cores} CPU cores, both libraries allowed all of them; {preset.precision}.",
+        "",
+        f"Small sets, {data.ways}-way {data.support}-shot, {data.query} query images a class; conv4, {model.channels} channels, pool",
+        f"{model.pool!r}, statistics of the batch itself (accuracies are transductive). Exact MAML through {preset.inner.steps} inner",
+        f"step(s) at rate {preset.inner.alpha:g}, B = {preset.outer.tasks} tasks, Adam at {preset.outer.rate:g}, "
+        f"{preset.outer.steps} outer steps. Same initial parameters,",
+        "same episodes in the same order on both sides.",
+        "",
+    ]
+
+
+def accuracy_table(
+    preset: Preset, sides: tuple[Side, Side], by_step: dict[int, dict[int, list[np.ndarray]]]
+) -> list[str]:
+    rows = []
+    for step, found in by_step.items():
+        for k, both in found.items():
+            for name, values in [
+                *zip([side.name for side in sides], both, strict=True),
+                ("difference", both[0] - both[1]),
+            ]:
+                v = results.interval(values)
+                rows.append([f"{step}", f"{k}", name, f"{v.mean:.4f}", f"[{v.low:.4f}, {v.high:.4f}]", f"{v.n}"])
+    return [
+        "## Accuracy",
+        "",
+        f"On the same {preset.evaluation.episodes} fixed episodes of unseen characters. The intervals are over episodes, for the two",
+        "networks at hand; the difference is taken episode by episode.",
+        "",
+        *table(["outer steps", "inner steps", "library", "accuracy", "95 %", "n"], rows),
+    ]
+
+
+def seconds_table(sides: tuple[Side, Side], seconds: dict[str, list[float]]) -> list[str]:
+    rows = []
+    for side in sides:
+        low, middle, high = np.percentile(seconds[side.name], (25, 50, 75))
+        compiling = f"{side.compile_s:.1f}" if side.compile_s else "none"
+        rows.append([side.name, f"{middle:.3f}", f"[{low:.3f}, {high:.3f}]", compiling])
+    medians = [float(np.median(seconds[side.name])) for side in sides]
+    return [
+        "## Seconds of an outer step",
+        "",
+        f"Median and quartiles of {len(seconds[sides[0].name])} steps, the libraries taking turns of {BLOCK} steps in one process; drawing",
+        "the episodes is in neither, compiling is apart.",
+        "",
+        *table(["library", "seconds", "quartiles", "compiling, seconds"], rows),
+        f"learn2learn / jaxmaml: {medians[1] / medians[0]:.2f}. Ratios and seconds hold for this machine only.",
+        "",
+    ]
+
+
+def gradient_lines(ours: np.ndarray, theirs: np.ndarray, preset: Preset) -> list[str]:
+    gap = np.abs(ours - theirs)
+    relative = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+    return [
+        "## The first meta-gradient",
+        "",
+        f"{ours.size} entries in {preset.precision}, the largest {np.abs(theirs).max():.3g}: the two differ by at most {gap.max():.2g} in an entry,",
+        f"and by {relative:.2g} of the norm.",
+    ]
+
+
+def check(preset: Preset) -> None:
+    """One clear error for what one of the sides cannot do."""
+    for name, allowed in ALLOWED.items():
+        value = operator.attrgetter(name)(preset)
+        if value not in allowed:
+            raise ValueError(f"{name} = {value!r}; allowed: {', '.join(map(repr, allowed))}")
+    problems.check_preset(preset)
+
+
+def main() -> int:
+    preset = tyro.cli(Preset, default=DEFAULT, prog="python -m experiments.benchmarks.learn2learn_omniglot")
+    try:
+        check(preset)
+        jax.config.update("jax_enable_x64", preset.precision == "float64")
+        lines = run(preset)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        hint = "; docs/peers.md says what to install" if isinstance(error, ImportError) else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
+        return 2
+    results.write_atomically(pathlib.Path(preset.out or "results") / NAME, "\n".join([*lines, ""]).encode())
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

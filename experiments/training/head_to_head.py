@@ -1,0 +1,318 @@
+"""MAML, FO-MAML and HF-MAML on real data, under equal steps, equal gradient evaluations and equal seconds.
+
+Every setting trains every method from the same seeds, with the same draws, and an Adam whose rate is chosen
+for each method alone, by the loss on episodes of training tasks, with a seed that is not among the measured.
+The theorem's step c / L~(w), with measured L and rho, and multiples of it stand against that Adam. Networks
+are smooth, as the theory asks.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from experiments import pipeline
+from experiments.benchmarks.timing import medians
+from experiments.training import problem as problems
+from experiments.training.presets import PRESETS, Evaluation, Method, Preset, digest_of
+from experiments.training.problem import Problem, State
+from jaxmaml import constants, models, results
+from jaxmaml.data import Distribution
+
+METHODS = {
+    "maml": Method("maml"),
+    "maml_same_batch": Method("maml_same_batch"),
+    "fo_maml": Method("fo_maml"),
+    "hf_maml, theorem": Method("hf_maml", "theorem"),
+    "hf_maml, repaired": Method("hf_maml", "theorem"),
+    "hf_maml, float": Method("hf_maml", "float"),
+}
+"""The repaired delta has eta = min(1/6, 1/sqrt(B)) in place of 1/6 (docs/findings/hf-maml-bias.md)."""
+REFERENCE = "maml"
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+MULTIPLES = (1.0, 10.0, 100.0, 1e3, 1e4)
+SEEDS = range(5)
+"""as many as rates and multiples: these runs are lanes of one program."""
+POINTS = 10
+"""evaluations of a run of the common length."""
+TUNING_SEED = 1000
+VALIDATION_KEY = 77
+
+
+class Scale(NamedTuple):
+    episodes: int
+    shorter: int
+    """by which the steps of a setting are divided."""
+    settings: tuple[str, ...]
+
+
+SCALES = {
+    "smoke": Scale(16, 200, ("sinusoid", "digits")),
+    "default": Scale(200, 1, ("sinusoid", "digits", "fashion_mnist", "omniglot_1shot", "omniglot_5shot")),
+}
+
+
+def settings(path: str | None = None) -> dict[str, Preset]:
+    """What is trained; outer.steps is the common length."""
+
+    def preset(name: str, **groups: Any) -> Preset:
+        base = PRESETS[name]
+        new = {k: dataclasses.replace(getattr(base, k), **v) for k, v in groups.items()}
+        return dataclasses.replace(base, **new)
+
+    network = {"channels": 16, "activation": "softplus", "norm": "task", "pool": "stride"}
+    letters: dict[str, Any] = {
+        "model": network,
+        "outer": {"tasks": 8, "steps": 300},
+        "evaluation": {"steps": (1,), "query": 10},
+    }
+    return {
+        "sinusoid": preset(
+            "sinusoid",
+            model={"activation": "softplus"},
+            outer={"steps": 4_000, "tasks": 40},
+            evaluation={"steps": (1,), "query": 50},
+        ),
+        "digits": preset(
+            "digits",
+            data={"support": 5, "hessian": 5},
+            inner={"alpha": 0.2},
+            outer={"steps": 600, "tasks": 40},
+            evaluation={"steps": (1,)},
+        ),
+        "fashion_mnist": preset("fashion_mnist", outer={"steps": 600}, evaluation={"steps": (1,)}),
+        "omniglot_1shot": preset("omniglot", data={"path": path}, **letters),
+        "omniglot_5shot": preset(
+            "omniglot", data={"path": path, "support": 5, "hessian": 5}, inner={"alpha": 0.4}, **letters
+        ),
+    }
+
+
+def run(scale: str = "default", path: str | None = None) -> pathlib.Path:
+    """Trains what is not on disk yet; writes curves.csv, summary.csv, theory.csv; returns their folder.
+
+    Args:
+      scale: smoke or default.
+      path: folder of the Omniglot zip files.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale = {scale!r}; allowed: {', '.join(SCALES)}")
+    sizes = SCALES[scale]
+    curves: list[pd.DataFrame] = []
+    summaries: list[pd.DataFrame] = []
+    theory: list[pd.DataFrame] = []
+    for name, preset in settings(path).items():
+        if name in sizes.settings:
+            made = setting(name, preset, sizes)
+            for frames, frame in zip((curves, summaries, theory), made, strict=True):
+                frames.append(frame.assign(setting=name))
+    where = pipeline.folder("default" if scale == "default" else "smoke") / "head_to_head"
+    for file, frames in (("curves", curves), ("summary", summaries), ("theory", theory)):
+        results.write_table(where / f"{file}.csv", pd.concat(frames, ignore_index=True))
+    return where
+
+
+def setting(name: str, preset: Preset, sizes: Scale) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """(mean curves, values at equal budgets, the theorem's step) of one setting."""
+    steps = max(2, preset.outer.steps // sizes.shorter)
+    evaluation = dataclasses.replace(
+        preset.evaluation, episodes=sizes.episodes, every=max(1, steps // POINTS)
+    )
+    preset = dataclasses.replace(problems.with_steps(preset, steps), evaluation=evaluation)
+    preset, measured = with_constants(preset)
+    print(f"{name}: L >= {measured.L.value:.3g}, rho >= {measured.rho.value:.3g}")
+    variants = {method: with_method(preset, method) for method in METHODS}
+    costs = {method: problems.gradients_a_step(variant) for method, variant in variants.items()}
+    seconds = seconds_a_step(variants)
+    rows = []
+    for method, variant in variants.items():
+        longer = max(1, costs[REFERENCE] / costs[method], seconds[REFERENCE] / seconds[method])
+        every = preset.evaluation.every
+        longest = every * math.ceil(steps * longer / every)
+        rate = tuned(name, method, variant)
+        curve = trained(f"{name}: {method}, Adam {rate:g}", with_seeds(with_rate(variant, rate)), longest)
+        rows.append(curve.assign(method=method, rate=rate, seed=np.asarray(SEEDS)[curve.lane]))
+    curves = pd.concat(rows, ignore_index=True)
+    summary = at_budgets(curves, steps, costs, seconds)
+    return averaged(curves, costs, seconds), summary, theorem_steps(name, preset, measured)
+
+
+def with_method(preset: Preset, method: str) -> Preset:
+    chosen = METHODS[method]
+    if method == "hf_maml, repaired":
+        chosen = dataclasses.replace(chosen, eta=min(1 / 6, preset.outer.tasks**-0.5))
+    return dataclasses.replace(
+        preset, method=dataclasses.replace(chosen, task_chunk=preset.method.task_chunk)
+    )
+
+
+def with_rate(preset: Preset, rate: float) -> Preset:
+    return dataclasses.replace(preset, outer=dataclasses.replace(preset.outer, rate=rate))
+
+
+def with_constants(preset: Preset) -> tuple[Preset, constants.MeasuredConstants]:
+    """The preset with L and rho as measured at and near the initial network: lower estimates."""
+    built = problems.build(preset)
+    episodes = built.training.episodes(jax.random.key(VALIDATION_KEY), 8)
+    pools = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *episodes)
+    problem = constants.from_pools(built.loss, built.params, pools)
+    found = constants.measure(problem, key=jax.random.key(0), iterations=12, starts=1, samples=2)
+    outer = dataclasses.replace(preset.outer, L=found.L.value, rho=found.rho.value)
+    return dataclasses.replace(preset, outer=outer), found
+
+
+def with_seeds(preset: Preset) -> list[Preset]:
+    return [dataclasses.replace(preset, seed=seed) for seed in SEEDS]
+
+
+class Lanes(NamedTuple):
+    """Runs that differ in numbers of their states only, as one program."""
+
+    problem: Problem
+    start: State
+    advance: Any
+    measure: Any
+
+
+AXES = State(None, 0, 0, 0, 0)  # type: ignore[arg-type]
+"""every lane has its own state but for the step, so that the loop has one length."""
+
+
+@functools.lru_cache(maxsize=4)
+def _functions(preset: Preset) -> tuple[Problem, Any, Any]:
+    built = problems.build(preset)
+    functions = problems.functions(preset, built)
+    advance = jax.jit(jax.vmap(functions.advance, (AXES, None, None), AXES))
+    return built, advance, jax.jit(jax.vmap(functions.measure, (AXES, None)))
+
+
+def lanes(presets: list[Preset]) -> Lanes:
+    """Presets that differ in seed, rate or multiple alone."""
+    first = presets[0]
+    outer = dataclasses.replace(first.outer, rate=1.0, multiple=1.0, steps=1)
+    problem, advance, measure = _functions(dataclasses.replace(first, seed=0, outer=outer))
+    starts = [problems.start(preset, models.split(problems.network(preset))[0]) for preset in presets]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)._replace(step=starts[0].step)
+    return Lanes(problem, stacked, advance, measure)
+
+
+def trained(label: str, presets: list[Preset], steps: int) -> pd.DataFrame:
+    """Rows (lane, step, loss, value, validation); from disk where they were trained before."""
+    key = json.dumps([[digest_of(preset) for preset in presets], steps], sort_keys=True)
+    networks = sorted((results.PACKAGE / "models").glob("*.py"))
+    ours = (pathlib.Path(problems.__file__), pathlib.Path(__file__))
+    sources = [*results.numerical_sources(), *networks, *ours]
+    code = results.source_digest(*sources)
+    path = pipeline.ROOT / "raw" / "head_to_head" / f"{results.digest(key, code)[:24]}.csv"
+    if path.exists():
+        return pd.read_csv(path)
+    started = time.perf_counter()
+    runs = lanes(presets)
+    state, rows = runs.start, []
+    evaluation = presets[0].evaluation
+    for step in range(0, steps + 1, evaluation.every):
+        state = runs.advance(state, step, runs.problem.training)
+        test = _means(runs, state, runs.problem.test, evaluation)
+        # Training tasks choose between rates, at the end only.
+        last = step + evaluation.every > steps
+        held = _means(runs, state, runs.problem.training, evaluation) if last else np.full_like(test, np.nan)
+        rows += [[lane, step, *test[:, lane], held[0, lane]] for lane in range(len(presets))]
+    table = pd.DataFrame(rows, columns=["lane", "step", "loss", "value", "validation"])
+    results.write_table(path, table)
+    print(f"{label}: {steps} steps, {time.perf_counter() - started:.0f} s", flush=True)
+    return table
+
+
+def _means(runs: Lanes, state: State, tasks: Distribution, evaluation: Evaluation) -> np.ndarray:
+    """(loss, measure) by lane after the last number of inner steps, shape (2, lanes)."""
+    return np.asarray(runs.measure(state, tasks)[evaluation.steps[-1]], float).mean(axis=2)
+
+
+def tuned(name: str, method: str, preset: Preset) -> float:
+    """Adam's rate with the least final loss on training tasks, among RATES, for a seed kept for this."""
+    preset = dataclasses.replace(preset, seed=TUNING_SEED)
+    presets = [with_rate(preset, rate) for rate in RATES]
+    curve = trained(f"{name}: {method}, tuning", presets, preset.outer.steps)
+    last = curve[curve.step == curve.step.max()].sort_values("lane").validation
+    return RATES[int(np.argmin(np.where(np.isfinite(last), last, np.inf)))]
+
+
+def seconds_a_step(variants: dict[str, Preset]) -> dict[str, float]:
+    """Median seconds of an outer step of all seeds together, the methods taking turns."""
+    steps = 5
+    calls = {}
+    for method, variant in variants.items():
+        runs = lanes(with_seeds(variant))
+        compiled = runs.advance.lower(runs.start, steps, runs.problem.training).compile()
+        calls[method] = functools.partial(compiled, runs.start, steps, runs.problem.training)
+    return {method: t / steps for method, t in medians(calls, 9).items()}
+
+
+def at_budgets(
+    curves: pd.DataFrame, steps: int, costs: dict[str, float], seconds: dict[str, float]
+) -> pd.DataFrame:
+    """Value of each method where it has used as much as MAML in `steps` steps, by kind of budget.
+
+    value, low, high: mean and 95 % interval over seeds; difference, difference_low, difference_high: against
+    MAML, paired by seed.
+    """
+    rows = []
+    for budget, price in (("steps", dict.fromkeys(costs, 1.0)), ("gradients", costs), ("seconds", seconds)):
+        found = {}
+        for method, curve in curves.groupby("method", sort=False):
+            allowed = steps * price[REFERENCE] / price[str(method)] * (1 + 1e-9)
+            reached = curve[curve.step <= allowed]
+            found[method] = reached[reached.step == reached.step.max()].set_index("seed")
+        for method, last in found.items():
+            mean = results.interval(last.value)
+            paired = results.interval(last.value - found[REFERENCE].value)
+            rows.append(
+                {
+                    "budget": budget,
+                    "method": method,
+                    "step": int(last.step.iloc[0]),
+                    "rate": float(last.rate.iloc[0]),
+                    "cost": price[str(method)] / price[REFERENCE],
+                    "value": mean.mean,
+                    "low": mean.low,
+                    "high": mean.high,
+                    "difference": paired.mean,
+                    "difference_low": paired.low,
+                    "difference_high": paired.high,
+                    "seeds": mean.n,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def averaged(curves: pd.DataFrame, costs: dict[str, float], seconds: dict[str, float]) -> pd.DataFrame:
+    """Mean and 95 % interval over seeds at every recorded step, with gradients and relative seconds."""
+    rows = []
+    for (method, step), group in curves.groupby(["method", "step"], sort=False):
+        found = results.interval(group.value)
+        gradients, clock = step * costs[method], step * seconds[method] / seconds[REFERENCE]
+        rows.append([method, step, gradients, clock, found.mean, found.low, found.high, group.loss.mean()])
+    columns = ["method", "step", "gradients", "seconds_in_steps_of_maml", "value", "low", "high", "loss"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def theorem_steps(name: str, preset: Preset, measured: constants.MeasuredConstants) -> pd.DataFrame:
+    """MAML from one seed with multiples of the theorem's step: loss and value against steps."""
+    preset = with_method(preset, REFERENCE)
+    variants = [
+        dataclasses.replace(
+            preset, outer=dataclasses.replace(preset.outer, optimizer="theorem", multiple=multiple)
+        )
+        for multiple in MULTIPLES
+    ]
+    curve = trained(f"{name}: multiples of the theorem's step", variants, preset.outer.steps)
+    multiples = np.asarray(MULTIPLES)[curve.lane]
+    return curve.drop(columns="lane").assign(multiple=multiples, L=measured.L.value, rho=measured.rho.value)
