@@ -73,6 +73,21 @@ def train(preset: Choice) -> int:
     return loop.train(preset)
 
 
+def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | None = None) -> None:
+    """Train every method on real data, under equal steps, gradient evaluations and seconds.
+
+    Args:
+      scale: smoke takes two settings, few steps and few episodes.
+      path: folder of the Omniglot zip files.
+    """
+    keep_programs()
+    from experiments.training import head_to_head as training
+    from experiments.training import head_to_head_figures as figures
+
+    for made in figures.draw(training.run(scale, path)):
+        print(made)
+
+
 def prepare_devices() -> None:
     """float64, one CPU device a core for the cells of a sweep, and compiled programs kept on disk."""
     jax.config.update("jax_enable_x64", True)
@@ -88,6 +103,7 @@ def keep_programs() -> None:
 
 def main() -> int:
     commands: dict[str, Any] = {"run": run, "plot": plot, "report": report, "list": list_, "train": train}
+    commands["head-to-head"] = head_to_head
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m experiments")
     except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:

@@ -16,13 +16,13 @@ so that D_in follows from (B, D_o): a search over two integers remains.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxmaml import theory
-from jaxmaml.theory import drift, hf_maml, smoothness, step_moments
+from jaxmaml.theory import drift, hf_maml, maml, smoothness, step_moments
 from jaxmaml.theory.drift import Noise, Theorem
 from jaxmaml.theory.gradient_comparison import comparison_constants
 from jaxmaml.types import BatchSizes, Constants
@@ -75,7 +75,7 @@ class Promise:
     """derived, with the batches in force."""
     floor_summary: float | None
     least_floor: float
-    """derived, with all tasks and samples."""
+    """derived, with all tasks and samples; the repair's eta then tends to 0, and so does its floor."""
     summarised: Plan | None
     derived: Plan | None
     """None: no batches do."""
@@ -93,10 +93,15 @@ def promises(
       sizes: the batches in force.
     """
     chosen: dict[str, Callable[[int], Theorem]] = {
-        name: lambda _, theorem=theorem: theorem for name, theorem in theory.theorems().items()
+        name: lambda _, theorem=theory.theorems()[name]: theorem for name in maml_first(theory.theorems())
     }
     chosen[REPAIRED] = hf_maml.repaired
     return [_promise(n, f, constants, alpha, epsilon, gap, mean_norm, sizes) for n, f in chosen.items()]
+
+
+def maml_first(names: Iterable[str]) -> list[str]:
+    """What the others are compared with comes first."""
+    return sorted(names, key=lambda name: (name != maml.theorem.name, name))
 
 
 def _promise(
@@ -125,7 +130,7 @@ def _promise(
         tuple(c.name for c in theorem.conditions(constants, alpha, sizes) if not c.holds),
         theorem.floor(constants, alpha, sizes),
         theorem.floor_summary(constants, alpha, sizes) if summarised else None,
-        at(int(MOST)).floor(constants, alpha, BatchSizes()),
+        0.0 if name == REPAIRED else theorem.floor(constants, alpha, BatchSizes()),
         plan_summarised(theorem, constants, alpha, epsilon, gap) if summarised else None,
         plan_derived(at, constants, alpha, epsilon, gap),
     )
@@ -218,7 +223,9 @@ def _others(theorem: Theorem, constants: Constants, alpha: float) -> tuple[float
 
 def _without_inner(noise: Noise, constants: Constants, B: np.ndarray, D_o: np.ndarray) -> np.ndarray:
     s2, t2 = constants.sigma**2, constants.sigma_tilde**2
-    return noise.sigma * s2 + noise.outer * t2 / D_o + noise.tasks * s2 / B + noise.outer_tasks * t2 / (B * D_o)
+    return (
+        noise.sigma * s2 + noise.outer * t2 / D_o + noise.tasks * s2 / B + noise.outer_tasks * t2 / (B * D_o)
+    )
 
 
 def _ratio(above: np.ndarray | float, below: np.ndarray) -> np.ndarray:
@@ -242,9 +249,7 @@ def _search(
             return None
         i, j = np.unravel_index(np.argmin(value), value.shape)
         best = BatchSizes(int(B[i]), float(D_in[i, j]), float(D_o[j]), D_h or None)
-        ends = [
-            (float(x[max(k - 1, 0)]), float(x[min(k + 1, x.size - 1)])) for x, k in ((B, i), (D_o, j))
-        ]
+        ends = [(float(x[max(k - 1, 0)]), float(x[min(k + 1, x.size - 1)])) for x, k in ((B, i), (D_o, j))]
     return best
 
 

@@ -23,6 +23,7 @@ import scipy.stats
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
+from experiments.advice.bounds import maml_first
 from experiments.benchmarks.timing import medians
 from jaxmaml import estimators, hvp, meta_gradient, step_size, tree
 from jaxmaml.constants import Problem
@@ -138,7 +139,8 @@ def lab(
     tasks = jax.tree.leaves(full)[0].shape[0]
     dtype = jnp.result_type(*jax.tree.leaves(params))
     methods: list[tuple[str, str, ArcDelta | None]] = []
-    for name, estimator in estimators.estimators().items():
+    for name in maml_first(estimators.estimators()):
+        estimator = estimators.get(name)
         if "delta" in inspect.signature(estimator).parameters:
             methods += [(name, rule, ArcDelta(jnp.asarray(arc, dtype))) for rule, arc in arcs.items()]
         else:
@@ -310,9 +312,7 @@ def _direction(
 ) -> jax.Array:
     """The mean of the estimator over the tasks, as one vector."""
     more = {} if delta is None else {"delta": delta}
-    found = meta_gradient(
-        estimators.get(name), loss, params, episodes, alpha=alpha, task_chunk=chunk, **more
-    )
+    found = meta_gradient(estimators.get(name), loss, params, episodes, alpha=alpha, task_chunk=chunk, **more)
     return ravel_pytree(found)[0]
 
 

@@ -12,8 +12,8 @@ Tolerance: epsilon where one was asked for, else the noise of one MAML step of B
 4. alpha: as asked up to 1/L; beyond, as long as the inner step lowers the mean loss over all tasks (F < f), else 1/L.
 5. B: as many tasks as make the noise of a step equal to ||grad F||, between the theorems' least number, 20, and
    10 times the present B.
-6. The outer step: the theorem's c / L~(w), if what it then needs for epsilon is derived and at most AFFORDABLE
-   evaluations; else it is called out of reach, with the factor.
+6. The outer step: the theorem's c / L~(w), if it is derived for this alpha and what it then needs for epsilon is at
+   most AFFORDABLE evaluations; else a tuned one, and the factor by which the theorem's is out of reach.
 """
 
 import math
@@ -26,7 +26,7 @@ from jaxmaml.results import Interval
 from jaxmaml.theory import drift
 
 HF_SHARE = 0.9
-FLOAT = "float-optimal"
+FLOAT = "float"
 """the rule of the difference step that HF-MAML is judged with."""
 
 
@@ -69,10 +69,8 @@ def recommend(
     estimator, why = _estimator(point, costs, tolerance, against)
     rate, why_alpha = _alpha(point, alpha, L, _promise(promises, estimator))
     count, why_tasks = _tasks(point, maml, tasks)
-    step, why_step = _outer_step(_promise(promises, estimator), gap_known)
-    return Recommendation(
-        estimator, rate, count, step, tolerance, (*why, why_alpha, why_tasks, why_step)
-    )
+    step, why_step = _outer_step(_promise(promises, estimator), rate, gap_known)
+    return Recommendation(estimator, rate, count, step, tolerance, (*why, why_alpha, why_tasks, why_step))
 
 
 def _estimator(
@@ -84,9 +82,7 @@ def _estimator(
     unbiased = [
         d
         for d in point.differences
-        if d.estimator != FIRST
-        and not d.delta
-        and (d.estimator == EXACT or d.bias.high <= tolerance)
+        if d.estimator != FIRST and not d.delta and (d.estimator == EXACT or d.bias.high <= tolerance)
     ]
     best = min(unbiased, key=lambda d: costs[d.estimator].time)
     above = "is above" if point.stall.low > tolerance else "is not clearly below (more --steps tell)"
@@ -103,7 +99,7 @@ def _estimator(
             why.append(f"Not {hf.estimator}: {takes}, and a difference loses digits.")
         else:
             why = [
-                f"Use {hf.estimator} with the {FLOAT} delta: {stall}, {above} {against}; {takes}, and its bias, "
+                f"Use {hf.estimator} with the float-optimal delta: {stall}, {above} {against}; {takes}, and its bias, "
                 f"{with_interval(hf.bias)}, is below."
             ]
             return hf.estimator, why
@@ -119,7 +115,9 @@ def _promise(promises: Sequence[Promise], estimator: str) -> Promise:
 def _alpha(point: Point, alpha: float, L: float, promise: Promise) -> tuple[float, str]:
     if alpha <= promise.alpha_max * (1 + 1e-12):
         return alpha, f"Keep alpha = {number(alpha)}, for which the theorem of {promise.name} is derived."
-    beyond = f"alpha = {number(alpha)} is {times(alpha / promise.alpha_max)} the largest for which the theorem of "
+    beyond = (
+        f"alpha = {number(alpha)} is {times(alpha / promise.alpha_max)} the largest for which the theorem of "
+    )
     beyond += f"{promise.name} is derived"
     if alpha <= 1 / L:
         return alpha, f"Keep it within 1/L = {number(1 / L)}: {beyond}."
@@ -144,22 +142,25 @@ def _tasks(point: Point, maml: Difference, tasks: int) -> tuple[int, str]:
     return count, f"B = {count}: {scale}{more}."
 
 
-def _outer_step(promise: Promise, gap_known: bool) -> tuple[float | None, str]:
-    plan, step = promise.derived, f"the theorem's outer step, {number(promise.step)} at w0,"
+def _outer_step(promise: Promise, alpha: float, gap_known: bool) -> tuple[float | None, str]:
+    plan, derived = promise.derived, alpha <= promise.alpha_max * (1 + 1e-12)
+    step = f"the theorem's outer step, {number(promise.step)} at w0,"
+    if not derived:
+        step = f"for this alpha no outer step is derived, and for {number(promise.alpha)} {step}"
     if plan is None:
-        return None, f"Tune the outer step: with {step} the theorem of {promise.name} promises no epsilon so small."
+        return None, f"Tune the outer step: {step} promises no epsilon so small with any batches."
     if not gap_known:
-        return promise.step, f"Whether {step} is fast enough depends on Delta (--gap)."
+        return None, f"Tune the outer step: what {step} promises depends on Delta (--gap)."
+    cost = f"{number(plan.evaluations)} gradients of a sample in all"
     if plan.evaluations > AFFORDABLE:
-        factor = plan.evaluations / AFFORDABLE
+        factor = number(plan.evaluations / AFFORDABLE)
         return None, (
-            f"Tune the outer step: {step} is promised to need {number(plan.evaluations)} gradients of a sample, "
-            f"{number(factor)} times what is in reach ({number(AFFORDABLE)})."
+            f"Tune the outer step: {step} is promised to take up to {cost}, {factor} times what is in reach "
+            f"({number(AFFORDABLE)})."
         )
-    return promise.step, (
-        f"Take {step} as it is (scale_by_theorem_step): {number(plan.iterations)} iterations with the batches of "
-        "the table are enough."
-    )
+    if not derived:
+        return None, f"Tune the outer step: {step} is promised to take up to {cost}."
+    return promise.step, f"Take {step} and the batches of the table: it is promised to take up to {cost}."
 
 
 def number(x: float) -> str:

@@ -306,7 +306,9 @@ def accuracy_table(
                 ("difference", both[0] - both[1]),
             ]:
                 v = results.interval(values)
-                rows.append([f"{step}", f"{k}", name, f"{v.mean:.4f}", f"[{v.low:.4f}, {v.high:.4f}]", f"{v.n}"])
+                rows.append(
+                    [f"{step}", f"{k}", name, f"{v.mean:.4f}", f"[{v.low:.4f}, {v.high:.4f}]", f"{v.n}"]
+                )
     return [
         "## Accuracy",
         "",

@@ -315,4 +315,6 @@ def theorem_steps(name: str, preset: Preset, measured: constants.MeasuredConstan
     ]
     curve = trained(f"{name}: multiples of the theorem's step", variants, preset.outer.steps)
     multiples = np.asarray(MULTIPLES)[curve.lane]
-    return curve.drop(columns="lane").assign(multiple=multiples, L=measured.L.value, rho=measured.rho.value)
+    return curve.drop(columns="lane").assign(
+        multiple=multiples, alpha=preset.inner.alpha, L=measured.L.value, rho=measured.rho.value
+    )

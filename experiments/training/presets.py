@@ -142,15 +142,15 @@ _PRESETS = (
         ),
     ),
     (
-        "3-way 1-shot, scikit-learn's digits of 8 x 8 pixels, smooth network; half a minute on 2 cores",
+        "3-way 5-shot, scikit-learn's digits of 8 x 8 pixels, smooth network; half a minute on 2 cores",
         Preset(
             "digits",
-            Data("digits", ways=3, support=1, hessian=1, query=10),
+            Data("digits", ways=3, support=5, hessian=5, query=10),
             Model("mlp", (64, 64), activation="softplus"),
-            Inner(alpha=0.4),
+            Inner(alpha=0.2),
             Method(),
-            Outer(tasks=16, steps=3_000),
-            Evaluation(steps=(1, 5), every=200),
+            Outer(tasks=16, steps=1_000),
+            Evaluation(steps=(1, 5), every=100),
         ),
     ),
     (

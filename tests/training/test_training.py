@@ -127,8 +127,8 @@ def test_configuration_is_kept_and_guarded(tmp_path):
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["preset"]["inner"]["alpha"] == 0.3
     assert {"versions", "device", "commit"} <= set(stored)
-    with pytest.raises(ValueError, match=r"holds a run with inner.alpha = 0.3, not 0.2; allowed"):
-        loop.train(changed(preset, inner={"alpha": 0.2}), quiet=True)
+    with pytest.raises(ValueError, match=r"holds a run with inner.alpha = 0.3, not 0.25; allowed"):
+        loop.train(changed(preset, inner={"alpha": 0.25}), quiet=True)
     with pytest.raises(ValueError, match=r"outer.steps = 5; allowed: >= 10, where"):
         loop.train(changed(preset, outer={"steps": 5}), quiet=True)
     (tmp_path / "config.json").write_text("{")
@@ -188,7 +188,7 @@ def test_one_step_is_the_meta_gradient(tmp_path, estimator):
         built.loss,
         start.params,
         built.training.episodes(key, 4),
-        alpha=0.4,
+        alpha=0.2,
         **more,
     )
     moved = jax.tree.map(lambda a, b: (a - b) / 0.7, start.params, new.params)
@@ -212,14 +212,14 @@ def test_theorem_step(tmp_path):
         built.loss,
         start.params,
         built.training.episodes(for_direction, 4),
-        alpha=0.4,
+        alpha=0.2,
     )
     batches = built.training.episodes(for_step, 4).inner
     norms = [
         tree.norm(jax.grad(built.loss)(start.params, jax.tree.map(lambda x, j=j: x[j], batches)))
         for j in range(4)
     ]
-    beta = 1 / 12 / (4 * 3.0 + 2 * 7.0 * 0.4 * np.mean(norms))
+    beta = 1 / 12 / (4 * 3.0 + 2 * 7.0 * 0.2 * np.mean(norms))
     expected = jax.tree.map(lambda w, g: w - beta * g, start.params, direction)
     chex.assert_trees_all_close(new.params, expected, rtol=1e-10)
     assert functions.gradients_a_step == 4 * (2 + 2 + 1)
@@ -231,7 +231,7 @@ def test_rates_are_learned_by_array(tmp_path):
     state, _ = final(tmp_path)
     rates = {k: np.asarray(v) for k, v in tree_items(state["log_alpha"])}
     assert len(rates) == len(jax.tree.leaves(state["params"]))
-    moved = {name for name, value in rates.items() if value != np.float32(np.log(0.4))}
+    moved = {name for name, value in rates.items() if value != np.float32(np.log(0.2))}
     assert moved == {name for name in rates if "head" in name}
 
 
@@ -266,7 +266,7 @@ def test_every_preset_trains(tmp_path, name):
     [
         ({"data": {"name": "omniglott"}}, "unknown data set 'omniglott'; known: .* Did you mean 'omniglot'?"),
         ({"data": {"ways": 5}}, "ways = 5; allowed: at most 4, the number of classes"),
-        ({"data": {"support": 200}}, "support . hessian . query = 200"),
+        ({"data": {"support": 200}}, "support . hessian . query = 200 . 5 . 10 = 215"),
         ({"data": {"name": "omniglot", "path": "nowhere"}}, "nowhere"),
         ({"inner": {"alpha": -1.0}}, "inner.alpha = -1.0; allowed: finite and > 0"),
         ({"outer": {"tasks": 0}}, "outer.tasks = 0; allowed: an integer >= 1"),

@@ -1,0 +1,100 @@
+"""Second derivatives: finite for every network, at ties too, and right where they exist."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import variants
+from jax.flatten_util import ravel_pytree
+from variants import EVERY, FULL, build, episodes, jit, labelled, name
+
+from jaxmaml import hvp
+from jaxmaml.models import cross_entropy
+from jaxmaml.models.conv4 import pool2x2
+
+
+@pytest.mark.parametrize("variant", EVERY + FULL, ids=name)
+def test_finite_under_jit(variant):
+    """Two tasks under vmap; a quarter of each image is constant, where all maxima are ties."""
+    _, params, apply, shape = build(variant)
+    loss = cross_entropy(apply)
+    batches = episodes(shape).inner
+    params["body"] = jax.tree.map(lambda x: x.at[..., 0].set(0.0), params["body"])  # one channel is dead
+    direction = jax.tree.map(lambda x: jnp.cos(3 * x), params)
+
+    @jax.jit
+    def products(p, d):
+        return jax.vmap(lambda batch: hvp.exact(loss, p, d, batch))(batches)
+
+    chex.assert_tree_all_finite(products(params, direction))
+    assert any(jnp.any(x != 0) for x in jax.tree.leaves(products(params, direction)))
+
+
+def differences(f, w, h):
+    """df/dw along every coordinate, by central differences: shape (d, *shape of f)."""
+
+    def one(i):
+        shift = h * jax.nn.one_hot(i, w.size, dtype=w.dtype)
+        return (f(w + shift) - f(w - shift)) / (2 * h)
+
+    return jax.lax.map(one, jnp.arange(w.size), batch_size=64)
+
+
+@pytest.mark.parametrize("variant", [v for v in EVERY if variants.smooth(v)], ids=name)
+def test_smooth_networks_against_dense_differences(variant):
+    """The truncation error is measured: that of 2h is four times that of h, so a third of their distance."""
+    _, params, apply, shape = build(variant, seed=2, channels=2, groups=1, shape=(9, 10, 1))
+    batch = labelled(np.random.default_rng(3), shape, 3)
+    loss = cross_entropy(apply)
+    w, unravel = ravel_pytree(params)
+    direction = jnp.cos(jnp.arange(w.size) * 1.7)
+
+    @jit
+    def measure(w):
+        def f(v):
+            return loss(unravel(v), batch)
+
+        product = ravel_pytree(hvp.exact(loss, unravel(w), unravel(direction), batch))[0]
+        by_differences = [direction @ differences(jax.grad(f), w, h) for h in (1e-4, 2e-4)]
+        return jax.grad(f)(w), [differences(f, w, h) for h in (1e-4, 2e-4)], product, by_differences
+
+    gradient, slopes, product, products = measure(w)
+    for exact, (near, far) in ((gradient, slopes), (product, products)):
+        size = np.linalg.norm(exact)
+        truncation = np.linalg.norm(far - near) / 3
+        assert truncation < 1e-4 * size
+        # Rounding: a hundred eps of values of order one, over h, in each of d coordinates.
+        rounding = 1e-14 / 1e-4 * np.sqrt(w.size) * np.linalg.norm(direction)
+        assert np.linalg.norm(exact - near) <= 2 * truncation + rounding
+        assert size > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize("shape", [(2, 6, 4, 3), (1, 5, 7, 2), (3, 2, 2, 1)])
+def test_pool_derivatives(shape, kind, dtype):
+    """Up to the second, of a nonlinear function on both sides, against slices."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape) * 2 + 0.5, dtype)
+
+    def by_slices(x):
+        rows, columns = shape[1] // 2 * 2, shape[2] // 2 * 2
+        corners = [x[:, i:rows:2, j:columns:2] for i in (0, 1) for j in (0, 1)]
+        stacked = jnp.stack(corners)
+        if kind == "average":
+            return stacked.sum(0) / 4
+        # A choice by index has a derivative without ties.
+        return jnp.take_along_axis(stacked, jnp.argmax(stacked, axis=0)[None], axis=0)[0]
+
+    def measure(pool, x):
+        def f(x):
+            return jnp.sum(jnp.sin(pool(jnp.square(x) + x)))
+
+        return pool(x), jax.grad(f)(x), jax.jvp(jax.grad(f), (x,), (jnp.cos(2 * x),))[1]
+
+    found = jit(lambda x: measure(lambda v: pool2x2(v, kind), x))(x)
+    expected = jit(lambda x: measure(by_slices, x))(x)
+    tolerance = 100 * np.finfo(dtype).eps
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())

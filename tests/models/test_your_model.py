@@ -1,0 +1,43 @@
+"""The two examples of docs/your-model.md run, are short, and give the right meta-gradient."""
+
+import pathlib
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+PAGE = (pathlib.Path(__file__).parents[2] / "docs/your-model.md").read_text()
+EXAMPLES = re.findall(r"## A flax.(\w+) module\n\n```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_both_are_there():
+    assert [library for library, _ in EXAMPLES] == ["nnx", "linen"]
+
+
+@pytest.mark.parametrize(("library", "code"), EXAMPLES, ids=[library for library, _ in EXAMPLES])
+def test_example(library, code):
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    names = {}
+    exec(code, names)
+    params, episodes = names["params"], names["episodes"]
+
+    def loss(p, batch):
+        x, y = batch
+        z = jnp.tanh(x @ p["body"]["kernel"] + p["body"]["bias"]) @ p["head"]["kernel"] + p["head"]["bias"]
+        if library == "nnx":
+            return jnp.mean((z - y) ** 2)
+        return -jnp.mean(jnp.sum(jax.nn.one_hot(y, 5) * jax.nn.log_softmax(z), axis=1))
+
+    def direction(episode):
+        gradient = jax.grad(loss)
+        adapted = jax.tree.map(lambda w, g: w - 0.1 * g, params, gradient(params, episode.inner))
+        v = gradient(adapted, episode.outer)
+        product = jax.jvp(lambda p: gradient(p, episode.hessian), (params,), (v,))[1]
+        return jax.tree.map(lambda a, b: a - 0.1 * b, v, product)
+
+    each = jax.jit(jax.vmap(direction))(episodes)
+    expected = jax.tree.map(lambda g: g.mean(axis=0), each)
+    # Parameters are float32; the linen example takes differences, with an error of delta^2 and eps / delta.
+    chex.assert_trees_all_close(names["gradient"], expected, rtol=1e-4, atol=1e-5)
