@@ -396,14 +396,14 @@ def test_rounding_is_not_taken_for_rho():
     """Points that differ in their last bits, in float32: H differs by more than rho times their distance."""
 
     def loss(w, batch):
-        return jnp.mean(jax.nn.softplus(1 + batch @ w))
+        return jnp.mean(jax.nn.softplus(batch @ w))
 
     x = 0.02 * np.random.default_rng(0).standard_normal((2, 30, 3)).astype(np.float32)
     w = jnp.array([1.3, -0.7, 0.9], np.float32)
     near = [w, jnp.nextafter(w, np.float32(9)), w, w]
     problem, bound = from_pools(loss, w, x), np.linalg.norm(x, axis=2).max() ** 3 / (6 * math.sqrt(3))
     found = [measure(problem, points=some, key=KEY, samples=2).rho.value for some in ([w], near)]
-    assert 0.01 * bound < found[0] <= bound
+    assert 0 < found[0] <= bound
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 

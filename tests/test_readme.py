@@ -12,10 +12,15 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_example_runs_and_learns():
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    code, inner_loops = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 16
     names = {}
     exec(code, names)
+    trained = names["params"]
+    exec(inner_loops, names)
+    assert names["rates"].shape == ()
+    assert (names["adapted"]["a"] == trained["a"]).all()
+    assert (names["adapted"]["b"] != trained["b"]).any()
 
     def adapted_loss(params):
         batch = {key: value[5] for key, value in names["episodes"].outer.items()}

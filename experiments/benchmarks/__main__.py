@@ -10,7 +10,7 @@ WHERE = pathlib.Path("results") / "benchmarks.md"
 
 def main() -> int:
     prepare_devices()
-    from experiments.benchmarks import compile_share, meta_gradients, sweeps
+    from experiments.benchmarks import compile_share, inner_steps, meta_gradients, sweeps
     from jaxmaml import results
 
     environment = results.environment()
@@ -21,7 +21,7 @@ def main() -> int:
         "medians in one run: absolute times hold for one machine and hour.",
         "",
     ]
-    for module in (meta_gradients, sweeps, compile_share):
+    for module in (meta_gradients, inner_steps, sweeps, compile_share):
         print(f"{module.__name__.rsplit('.', 1)[-1]}: {module.__doc__}".splitlines()[0])
         if module is compile_share and not compile_share.MANIFEST.exists():
             print(

@@ -83,8 +83,8 @@ def settings(path: str | None = None) -> dict[str, Preset]:
         ),
         "digits": preset(
             "digits",
-            data={"support": 5, "hessian": 5},
-            inner={"alpha": 0.2},
+            model={"hidden": (64, 64)},
+            inner={"alpha": 0.2, "steps": 1},
             outer={"steps": 600, "tasks": 40},
             evaluation={"steps": (1,)},
         ),

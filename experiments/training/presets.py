@@ -146,11 +146,11 @@ _PRESETS = (
         Preset(
             "digits",
             Data("digits", ways=3, support=5, hessian=5, query=10),
-            Model("mlp", (64, 64), activation="softplus"),
-            Inner(alpha=0.2),
+            Model("mlp", (32,), activation="softplus"),
+            Inner(alpha=2.0, steps=5),
             Method(),
             Outer(tasks=16, steps=1_000),
-            Evaluation(steps=(1, 5), every=100),
+            Evaluation(steps=(5, 10), every=100),
         ),
     ),
     (

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.training import head_to_head, problem
 from experiments.training import head_to_head_figures as figures
-from experiments.training.presets import PRESETS, Evaluation, Method, Model, Outer
+from experiments.training.presets import PRESETS, Evaluation, Inner, Method, Model, Outer
 
 
 def tiny(**outer):
@@ -17,6 +17,7 @@ def tiny(**outer):
     return dataclasses.replace(
         PRESETS["digits"],
         model=Model("mlp", (8,), activation="softplus"),
+        inner=Inner(alpha=0.2),
         outer=Outer(tasks=3, steps=4, **outer),
         evaluation=Evaluation(episodes=6, steps=(1,), every=2),
     )

@@ -41,6 +41,7 @@ def small(out, steps=30, **groups):
     base = changed(
         PRESETS["digits"],
         model={"hidden": (16,)},
+        inner={"alpha": 0.2, "steps": 1},
         outer={"steps": steps, "tasks": 4},
         evaluation={"every": 10, "episodes": 8, "steps": (1, 3)},
         out=str(out),
