@@ -1,4 +1,4 @@
-"""Command line: python -m experiments run | plot | report | list | train."""
+"""Command line: python -m experiments run | plot | report | list | train | head-to-head | advise."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import jax
 import tyro
 
+from experiments.advice.target import Options
 from experiments.training.presets import DESCRIPTIONS, PRESETS, Preset
 
 Scale = Literal["smoke", "default", "full"]
@@ -88,6 +89,25 @@ def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | Non
         print(made)
 
 
+def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
+    """Measure a problem, and advise on the method, alpha, delta, batches and the outer step.
+
+    A minute or two on 2 cores. docs/advise.md says how to read what is printed.
+    """
+    from experiments.advice import target
+
+    target.check(options)
+    jax.config.update("jax_enable_x64", target.precision(options) == "float64")
+    keep_programs()
+    from experiments import advise as advice
+    from experiments.advice import text
+
+    found = advice.advise(options, say=lambda stage: print(f"{stage} ...", file=sys.stderr))
+    print(text.text(found))
+    if options.json:
+        advice.write(found, options.json)
+
+
 def prepare_devices() -> None:
     """float64, one CPU device a core for the cells of a sweep, and compiled programs kept on disk."""
     jax.config.update("jax_enable_x64", True)
@@ -103,7 +123,7 @@ def keep_programs() -> None:
 
 def main() -> int:
     commands: dict[str, Any] = {"run": run, "plot": plot, "report": report, "list": list_, "train": train}
-    commands["head-to-head"] = head_to_head
+    commands |= {"head-to-head": head_to_head, "advise": advise}
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m experiments")
     except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:

@@ -1,1 +1,1 @@
-"""What `python -m experiments advise` is made of: the problem, the theorems' numbers, differences, costs, rules."""
+"""What `python -m experiments advise` is made of: target, bounds, differences and costs, rules, text."""

@@ -3,8 +3,8 @@
 Every promise is at alpha = min(the rate asked for, the largest for which the constants are derived). Batches
 for an accuracy epsilon, D_h being what the theorem asks for:
 
-* as summarised: the fewest evaluations B (D_in + D_o + 2 D_h) + B' D_beta a step with the summarised floor at most
-  epsilon; the iterations lack the theorem's O(1);
+* as summarised: the fewest evaluations a step, B (D_in + D_o + 2 D_h) + B' D_beta, with the summarised floor
+  at most epsilon; the iterations lack the theorem's O(1);
 * derived: the fewest evaluations N(epsilon) [B (D_in + D_o + 2 D_h) + B' D_beta] in all.
 
 An evaluation is the gradient of one sample, and a product with a Hessian counts as two. The part of both
@@ -18,6 +18,7 @@ so that D_in follows from (B, D_o): a search over two integers remains.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,15 @@ class Promise:
     alpha_max_summary: float
     alpha: float
     """of everything below."""
+    F: float
+    """F(w0), unit phi."""
+    grad_norm: float
+    """||grad F(w0)||, unit phi/u."""
+    epsilon: float
+    """asked for, else a tenth of that."""
+    gap: float | None
+    """Delta as asked for, else F(w0) for a loss that is not negative; None: unknown, and iterations are those
+    for Delta = 1."""
     c: float
     step: float
     """c / L(w0)."""
@@ -82,58 +92,83 @@ class Promise:
 
 
 def promises(
-    constants: Constants, alpha: float, epsilon: float, gap: float, mean_norm: float, sizes: BatchSizes
+    constants: Constants,
+    alpha: float,
+    sizes: BatchSizes,
+    mean_norm: float,
+    start: Callable[[float], tuple[float, float]],
+    *,
+    nonnegative: bool,
+    epsilon: float | None = None,
+    gap: float | None = None,
 ) -> list[Promise]:
     """Those of all theorems, and of HF-MAML's repair, eta = min(1/6, 1/sqrt(B)).
 
     Args:
-      constants: L > 0; unit of alpha u^2/phi, of epsilon phi/u.
-      gap: Delta, unit phi.
+      constants: with L > 0.
+      alpha: in force, unit u^2/phi.
+      sizes: in force.
       mean_norm: E_i ||grad f_i(w0)||, unit phi/u.
-      sizes: the batches in force.
+      start: alpha -> (F(w0), ||grad F(w0)||).
+      nonnegative: whether the loss is, so that F(w0) bounds Delta.
+      epsilon: asked for, unit phi/u.
+      gap: Delta as asked for, unit phi.
+
+    Raises:
+      ValueError: grad F(w0) = 0 without an epsilon.
     """
-    chosen: dict[str, Callable[[int], Theorem]] = {
-        name: lambda _, theorem=theory.theorems()[name]: theorem for name in maml_first(theory.theorems())
-    }
+    theorems = theory.theorems()
+    chosen: dict[str, Callable[[int], Theorem]] = {n: _constant(theorems[n]) for n in maml_first(theorems)}
     chosen[REPAIRED] = hf_maml.repaired
-    return [_promise(n, f, constants, alpha, epsilon, gap, mean_norm, sizes) for n, f in chosen.items()]
+    found = []
+    for name, at in chosen.items():
+        theorem = at(int(sizes.B or MOST))
+        rate = min(alpha, theorem.alpha_max(constants.L))
+        F, norm = start(rate)
+        if epsilon is None and norm == 0:
+            raise ValueError("epsilon = None with grad F(w0) = 0; allowed: a number > 0")
+        accuracy = norm / 10 if epsilon is None else epsilon
+        delta = gap if gap is not None else F if nonnegative else None
+        summarised = name in theory.theorems()
+        over = 1.0 if delta is None else delta
+        promise = Promise(
+            name=name,
+            alpha_max=theorem.alpha_max(constants.L),
+            alpha_max_summary=theorem.alpha_max_summary(constants.L),
+            alpha=rate,
+            F=F,
+            grad_norm=norm,
+            epsilon=accuracy,
+            gap=delta,
+            c=theorem.c,
+            step=theorem.c / smoothness.smoothness(constants, rate, mean_norm),
+            arc=_arc(name, constants, rate, int(sizes.B or MOST)),
+            D_h=hessian_samples(theorem, constants, rate),
+            **_step_sizes(constants, rate),
+            violated=tuple(c.name for c in theorem.conditions(constants, rate, sizes) if not c.holds),
+            floor=theorem.floor(constants, rate, sizes),
+            floor_summary=theorem.floor_summary(constants, rate, sizes) if summarised else None,
+            least_floor=0.0 if name == REPAIRED else theorem.floor(constants, rate, BatchSizes()),
+            summarised=plan_summarised(theorem, constants, rate, accuracy, over) if summarised else None,
+            derived=plan_derived(at, constants, rate, accuracy, over),
+        )
+        found.append(promise)
+    return found
+
+
+def _constant(theorem: Theorem) -> Callable[[int], Theorem]:
+    """B -> theorem."""
+    return lambda _: theorem
+
+
+def _step_sizes(constants: Constants, alpha: float) -> dict[str, float]:
+    B_prime, D_beta = step_moments.step_batch_conditions(constants, alpha)
+    return {"B_prime": float(B_prime), "D_beta": float(D_beta)}
 
 
 def maml_first(names: Iterable[str]) -> list[str]:
     """What the others are compared with comes first."""
     return sorted(names, key=lambda name: (name != maml.theorem.name, name))
-
-
-def _promise(
-    name: str,
-    at: Callable[[int], Theorem],
-    constants: Constants,
-    alpha: float,
-    epsilon: float,
-    gap: float,
-    mean_norm: float,
-    sizes: BatchSizes,
-) -> Promise:
-    theorem = at(int(sizes.B or MOST))
-    alpha = min(alpha, theorem.alpha_max(constants.L))
-    summarised = name in theory.theorems()
-    return Promise(
-        name,
-        theorem.alpha_max(constants.L),
-        theorem.alpha_max_summary(constants.L),
-        alpha,
-        theorem.c,
-        theorem.c / smoothness.smoothness(constants, alpha, mean_norm),
-        _arc(name, constants, alpha, int(sizes.B or MOST)),
-        hessian_samples(theorem, constants, alpha),
-        *map(float, step_moments.step_batch_conditions(constants, alpha)),
-        tuple(c.name for c in theorem.conditions(constants, alpha, sizes) if not c.holds),
-        theorem.floor(constants, alpha, sizes),
-        theorem.floor_summary(constants, alpha, sizes) if summarised else None,
-        0.0 if name == REPAIRED else theorem.floor(constants, alpha, BatchSizes()),
-        plan_summarised(theorem, constants, alpha, epsilon, gap) if summarised else None,
-        plan_derived(at, constants, alpha, epsilon, gap),
-    )
 
 
 def _arc(name: str, constants: Constants, alpha: float, B: int) -> float | None:
@@ -196,8 +231,7 @@ def plan_derived(
         kappa, noise = theorem.drift(constants, alpha)
         c1, _, c3 = comparison_constants(alpha * L)
         smooth = 4 * L + 2 * constants.rho * alpha * (c3 * constants.sigma + c1 * epsilon)
-        left = 4 * L * kappa * epsilon**2 / smooth
-        left = left - _without_inner(noise, constants, np.asarray(B), D_o)
+        left = 4 * L * kappa * epsilon**2 / smooth - _without_inner(noise, constants, np.asarray(B), D_o)
         inner = noise.inner * constants.sigma_tilde**2
         rest = D_o + extra + fixed / B
         D_in = _ratio(inner + np.sqrt(inner**2 + np.maximum(left, 0) * inner * rest), left)
@@ -228,7 +262,7 @@ def _without_inner(noise: Noise, constants: Constants, B: np.ndarray, D_o: np.nd
     )
 
 
-def _ratio(above: np.ndarray | float, below: np.ndarray) -> np.ndarray:
+def _ratio(above: Any, below: np.ndarray) -> np.ndarray:
     """D_in = above / below rounded up, at least 1; inf where nothing is left below."""
     positive = below > 0
     D = np.ceil(np.asarray(above) / np.where(positive, below, 1.0))
@@ -247,7 +281,7 @@ def _search(
             value, D_in = cost(B[:, None], D_o[None, :])
         if not np.isfinite(value).any():
             return None
-        i, j = np.unravel_index(np.argmin(value), value.shape)
+        i, j = divmod(int(np.argmin(value)), value.shape[1])
         best = BatchSizes(int(B[i]), float(D_in[i, j]), float(D_o[j]), D_h or None)
         ends = [(float(x[max(k - 1, 0)]), float(x[min(k + 1, x.size - 1)])) for x, k in ((B, i), (D_o, j))]
     return best

@@ -5,9 +5,11 @@ estimator. With G of a step and the exact grad F = `maml` with the full batches 
 
 * bias = ||E[G - G_maml]||, and for `maml` itself ||E[G_maml] - grad F||;
 * noise = (E||G - E G||^2)^(1/2), the standard deviation of a step;
-* distance = E ||G - G_maml|| / ||G_maml||, cosine = E <G, G_maml> / (||G|| ||G_maml||);
-* stall = alpha ||E[H_i v_i] - E[H_i] E[v_i]||, the part of FO-MAML's bias that does not vanish with its direction
-  E[v_i]: where FO-MAML stops, ||grad F|| is this (docs/theory.md). None of it where tasks share a Hessian.
+* distance = E[||G - G_maml|| / ||G_maml||], cosine = E[<G, G_maml> / (||G|| ||G_maml||)];
+* stall = ||E[P_i v_i] - E[P_i] E[v_i]||, where P_i = I - alpha H_i (for several inner steps their product) is
+  the factor that FO-MAML leaves out: the part of its bias that does not vanish with its direction E[v_i]. For
+  one inner step it is alpha ||Cov(H_i, v_i)||, and where FO-MAML stops, ||grad F|| is this (docs/theory.md).
+  There is none where tasks share a Hessian.
 """
 
 import functools
@@ -19,16 +21,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from experiments.advice.bounds import maml_first
 from experiments.benchmarks.timing import medians
-from jaxmaml import estimators, hvp, meta_gradient, step_size, tree
+from jaxmaml import estimators, hvp, meta_gradient, tree
 from jaxmaml.constants import Problem
 from jaxmaml.estimators.hf_maml import ArcDelta
-from jaxmaml.inner import adapt
+from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, descend, pull_back
 from jaxmaml.results import Interval, interval
 from jaxmaml.types import Episode, PyTree
 
@@ -65,7 +68,7 @@ class Point:
     f: float
     """E_i f_i(w), unit phi."""
     F: float
-    """E_i f_i(w - alpha grad f_i(w)), unit phi."""
+    """E_i f_i after the inner loop on all samples, unit phi."""
     least_loss: float
     """the least loss of any batch that was seen, unit phi."""
     helped: float
@@ -110,6 +113,8 @@ class Lab(NamedTuple):
     sizes: Mapping[str, int]
     """tasks, D_in, D_h, D_o."""
     alpha: float
+    inner: InnerLoop
+    """without a mask, so that it can be hashed."""
     methods: tuple[tuple[str, str, ArcDelta | None], ...]
     """(estimator, rule of its difference step, that step)."""
     compiled: Mapping[str, Any]
@@ -124,6 +129,7 @@ def lab(
     alpha: float,
     arcs: Mapping[str, float],
     task_chunk: int | None = None,
+    inner: InnerLoop = ONE_STEP,
 ) -> Lab:
     """Compiles every estimator.
 
@@ -145,11 +151,11 @@ def lab(
             methods += [(name, rule, ArcDelta(jnp.asarray(arc, dtype))) for rule, arc in arcs.items()]
         else:
             methods.append((name, "", None))
-    chunks = tuple(None if task_chunk is None else min(task_chunk, n) for n in (sizes["tasks"], tasks))
-    one = Lab(loss, sample, full, tasks, sizes, alpha, tuple(methods), {}, chunks)
+    here, everywhere = (None if task_chunk is None else min(task_chunk, n) for n in (sizes["tasks"], tasks))
+    one = Lab(loss, sample, full, tasks, sizes, alpha, inner, tuple(methods), {}, (here, everywhere))
     example = draw(one, jax.random.key(0))
     compiled = {
-        name: _direction.lower(name, loss, params, example, alpha, delta, chunks[0]).compile()
+        name: _direction.lower(name, loss, params, example, alpha, delta, here, inner).compile()
         for name, delta in {name: delta for name, _, delta in methods}.items()
     }
     return one._replace(compiled=compiled)
@@ -174,7 +180,7 @@ def look(lab: Lab, where: str, params: PyTree, steps: int, key: jax.Array) -> Po
     for name, rule, delta in lab.methods:
         runs = [lab.compiled[name](lab.loss, params, e, lab.alpha, delta) for e in drawn]
         found[name, rule] = np.stack([np.asarray(G, float) for G in runs])
-        run = _direction(name, lab.loss, params, everyone, lab.alpha, delta, lab.chunks[1])
+        run = _direction(name, lab.loss, params, everyone, lab.alpha, delta, lab.chunks[1], lab.inner)
         exact[name, rule] = np.asarray(run, float)
     maml, fo, gradient = found[EXACT, ""], found[FIRST, ""], exact[EXACT, ""]
     if not np.isfinite(gradient).all():
@@ -182,15 +188,18 @@ def look(lab: Lab, where: str, params: PyTree, steps: int, key: jax.Array) -> Po
 
     flat, unravel = ravel_pytree(params)
 
-    def preconditioned(mean: np.ndarray, episodes: Episode, chunk: int | None) -> np.ndarray:
+    def skipped(mean: np.ndarray, episodes: Episode, chunk: int | None) -> np.ndarray:
+        """(I - E[P_i]) mean."""
         vector = unravel(jnp.asarray(mean, flat.dtype))
-        return np.asarray(_product(lab.loss, params, episodes, vector, lab.alpha, chunk), float)
+        return mean - np.asarray(
+            _pulled(lab.loss, params, episodes, vector, lab.alpha, chunk, lab.inner), float
+        )
 
-    shared = np.stack([preconditioned(fo.mean(axis=0), e, lab.chunks[0]) for e in drawn])
+    shared = np.stack([skipped(fo.mean(axis=0), e, lab.chunks[0]) for e in drawn])
     exact_fo = exact[FIRST, ""]
-    exact_stall = exact_fo - gradient - preconditioned(exact_fo, everyone, lab.chunks[1])
-    whole = _losses(lab.loss, params, everyone, lab.alpha, lab.chunks[1])
-    noisy = [_losses(lab.loss, params, e, lab.alpha, lab.chunks[0]) for e in drawn]
+    exact_stall = exact_fo - gradient - skipped(exact_fo, everyone, lab.chunks[1])
+    whole = _losses(lab.loss, params, everyone, lab.alpha, lab.chunks[1], lab.inner)
+    noisy = [_losses(lab.loss, params, e, lab.alpha, lab.chunks[0], lab.inner) for e in drawn]
     before, after = (np.concatenate([getattr(x, name) for x in noisy]) for name in ("before", "after"))
     return Point(
         where=where,
@@ -219,18 +228,31 @@ def look(lab: Lab, where: str, params: PyTree, steps: int, key: jax.Array) -> Po
     )
 
 
-def walk(lab: Lab, params: PyTree, steps: int, L: float, rho: float, key: jax.Array) -> PyTree:
-    """Where `steps` noisy MAML steps of size 1/(4 L + 2 rho alpha mean ||grad f_i||) lead.
+def objective(lab: Lab, params: PyTree, alpha: float) -> tuple[float, float]:
+    """(F, ||grad F||) of one inner step with this alpha, over all tasks and samples."""
+    params = jax.tree.map(jnp.asarray, params)
+    everyone = Episode(lab.full, lab.full, lab.full)
+    gradient = _direction(EXACT, lab.loss, params, everyone, alpha, None, lab.chunks[1], ONE_STEP)
+    F = np.mean(_losses(lab.loss, params, everyone, alpha, lab.chunks[1], ONE_STEP).after)
+    return float(F), float(np.linalg.norm(np.asarray(gradient, float)))
+
+
+def walk(
+    lab: Lab, params: PyTree, steps: int, optimizer: optax.GradientTransformationExtraArgs, key: jax.Array
+) -> PyTree:
+    """Where `steps` noisy MAML steps of this optimiser lead; it is given task_grad_norms.
 
     Raises:
       ValueError: parameters that are no longer finite.
     """
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
+    state = optimizer.init(flat)
     for k in jax.random.split(key, steps):
         w, episodes = unravel(flat), draw(lab, k)
         G = lab.compiled[EXACT](lab.loss, w, episodes, lab.alpha, None)
-        norms = _losses(lab.loss, w, episodes, lab.alpha, lab.chunks[0]).norm
-        flat = flat - (G / step_size.smoothness(L, rho, lab.alpha, norms)).astype(flat.dtype)
+        norms = _losses(lab.loss, w, episodes, lab.alpha, lab.chunks[0], lab.inner).norm
+        updates, state = optimizer.update(G, state, flat, task_grad_norms=norms)
+        flat = optax.apply_updates(flat, updates)
     if not np.isfinite(np.asarray(flat)).all():
         raise ValueError(f"walk = {steps!r}: the parameters are no longer finite; allowed: fewer steps")
     return unravel(flat)
@@ -258,10 +280,10 @@ def costs(lab: Lab, params: PyTree, key: jax.Array) -> dict[str, Cost]:
 
 
 def norm_of_mean(x: np.ndarray) -> Interval:
-    """||E x|| from independent rows, shape (S, d), without the noise that ||mean x|| has in it, and a 95 % interval.
+    """||E x|| from independent rows, shape (S, d), without the noise that is in ||mean x||; 95 % interval.
 
-    ||E x||^2 is the mean of <x_s, x_t> over s != t; its interval is Student's with the jackknife's variance, and
-    what is below zero is taken for zero.
+    ||E x||^2 is the mean of <x_s, x_t> over s != t. Its interval is Student's with the jackknife's variance,
+    and what is below zero is taken for zero.
     """
     S = x.shape[0]
     scale = float(np.abs(x).max()) or 1.0
@@ -279,7 +301,8 @@ def noise(x: np.ndarray) -> Interval:
     """(E||x - E x||^2)^(1/2) from independent rows, shape (S, d)."""
     S = x.shape[0]
     found = interval(np.sum((x - x.mean(axis=0)) ** 2, axis=1) * S / (S - 1))
-    return Interval(*(float(np.sqrt(max(y, 0.0))) for y in (found.mean, found.low, found.high)), S)
+    low, mean, high = (float(np.sqrt(max(y, 0.0))) for y in (found.low, found.mean, found.high))
+    return Interval(mean, low, high, S)
 
 
 def _cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -300,7 +323,7 @@ def _draw(sample: Partial, key: jax.Array, n: int, B: int, D_in: int, D_h: int, 
     return Episode(inner, hessian, outer)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6))
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def _direction(
     name: str,
     loss: Partial,
@@ -309,21 +332,34 @@ def _direction(
     alpha: float,
     delta: ArcDelta | None,
     chunk: int | None,
+    inner: InnerLoop,
 ) -> jax.Array:
     """The mean of the estimator over the tasks, as one vector."""
-    more = {} if delta is None else {"delta": delta}
+    more: dict[str, Any] = {} if delta is None else {"delta": delta}
+    if inner != ONE_STEP:  # an estimator of the user's own may know one step only
+        more["inner"] = inner
     found = meta_gradient(estimators.get(name), loss, params, episodes, alpha=alpha, task_chunk=chunk, **more)
     return ravel_pytree(found)[0]
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _product(
-    loss: Partial, params: PyTree, episodes: Episode, vector: PyTree, alpha: float, chunk: int | None
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _pulled(
+    loss: Partial,
+    params: PyTree,
+    episodes: Episode,
+    vector: PyTree,
+    alpha: float,
+    chunk: int | None,
+    inner: InnerLoop,
 ) -> jax.Array:
-    """alpha E_i[H_i] vector on D_h, as one vector."""
+    """E_i[P_i] vector, with the Hessians of D_h, as one vector."""
 
-    def one(loss: Any, params: PyTree, episode: Episode, *, alpha: PyTree) -> PyTree:
-        return tree.scale(alpha, hvp.exact(loss, params, vector, episode.hessian))
+    def one(loss: Any, params: PyTree, episode: Episode, *, alpha: PyTree, **_: Any) -> PyTree:
+        def product(w: PyTree, u: PyTree) -> PyTree:
+            return hvp.exact(loss, w, u, episode.hessian)
+
+        path = descend(loss, params, episode.inner, alpha, inner)[1]
+        return pull_back(product, vector, params, path, alpha, inner)[0]
 
     return ravel_pytree(meta_gradient(one, loss, params, episodes, alpha=alpha, task_chunk=chunk))[0]
 
@@ -332,7 +368,7 @@ class _Losses(NamedTuple):
     """Of each task."""
 
     before: Any
-    """the loss on D_o before the inner step."""
+    """the loss on D_o before the inner loop."""
     after: Any
     norm: Any
     """||grad f(w; D_in)||."""
@@ -340,10 +376,12 @@ class _Losses(NamedTuple):
     """||v||."""
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _losses(loss: Partial, params: PyTree, episodes: Episode, alpha: float, chunk: int | None) -> _Losses:
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _losses(
+    loss: Partial, params: PyTree, episodes: Episode, alpha: float, chunk: int | None, inner: InnerLoop
+) -> _Losses:
     def one(episode: Episode) -> _Losses:
-        adapted = adapt(loss, params, episode.inner, alpha)
+        adapted = adapt(loss, params, episode.inner, alpha, inner)
         return _Losses(
             loss(params, episode.outer),
             loss(adapted, episode.outer),

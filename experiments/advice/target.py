@@ -32,8 +32,10 @@ class Options:
     jaxmaml.constants.Problem (the current folder is searched too)."""
     alpha: float | None = None
     """inner rate; None: the preset's, else the largest for which all theorems are derived, 1/(10 L)."""
+    inner_steps: int | None = None
+    """inner steps of what is measured; None: the preset's, else 1. The theorems are about one."""
     epsilon: float | None = None
-    """gradient norm to reach; None: no target (the theorems' numbers are for a tenth of |grad F(w0)|)."""
+    """gradient norm to reach; None: no target (the theorems' numbers are for a tenth of ||grad F(w0)||)."""
     gap: float | None = None
     """Delta = F(w0) - inf F; None: bounded by F(w0) where the loss is not negative."""
     tasks: int | None = None
@@ -47,7 +49,8 @@ class Options:
     steps: int = 48
     """steps that are drawn to measure how far the estimators differ."""
     walk: int = 0
-    """look again, and advise, where this many noisy MAML steps of size 1/L~(w) lead."""
+    """look again, and advise, where this many noisy MAML steps lead: of the preset's optimiser, else of size
+    1/L~(w)."""
     task_chunk: int | None = None
     """tasks vectorised together; None: the preset's, else all of them."""
     path: str | None = None
@@ -74,7 +77,9 @@ class Target:
     sizes: dict[str, int]
     """tasks, D_in, D_h, D_o."""
     alpha: float | None
+    inner_steps: int
     task_chunk: int | None
+    preset: Preset | None
 
 
 def check(options: Options) -> None:
@@ -83,7 +88,18 @@ def check(options: Options) -> None:
         if getattr(options, name) is not None:
             check_positive(name, getattr(options, name))
     least = {"steps": 3, "walk": 0, "pools": 2, "pool": 2}
-    for name in ("tasks", "D_in", "D_h", "D_o", "steps", "walk", "task_chunk", "pools", "pool"):
+    for name in (
+        "tasks",
+        "D_in",
+        "D_h",
+        "D_o",
+        "inner_steps",
+        "steps",
+        "walk",
+        "task_chunk",
+        "pools",
+        "pool",
+    ):
         if getattr(options, name) is not None:
             check_step_count(name, getattr(options, name), least.get(name, 1))
     if options.json is not None and not (folder := pathlib.Path(options.json).absolute().parent).is_dir():
@@ -98,7 +114,7 @@ def check(options: Options) -> None:
         )
 
 
-def precision(options: Options) -> str:
+def precision(options: Options) -> Literal["float32", "float64"]:
     """float32 or float64, before anything of the target is imported or built."""
     preset = PRESETS.get(options.target)
     return options.precision or (preset.precision if preset else "float32")
@@ -108,15 +124,17 @@ def resolve(options: Options) -> Target:
     """The problem that was asked for.
 
     Raises:
-      ValueError: no such module, function or preset (the nearest is named), a function that takes arguments or
-        returns something else, parameters that are not floating point; FileNotFoundError: data not there.
+      ValueError: no such module, function or preset (the nearest is named), a function that takes arguments
+        or returns something else, parameters that are not floating point.
+      FileNotFoundError: data that are not there.
     """
     asked = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
     if ":" in options.target:
         problem = _call(options.target)
         tasks = jax.tree.leaves(problem.full)[0].shape[0]
         what = f"{options.target} ({tasks} tasks)"
-        return Target(problem, what, SIZES | asked, options.alpha, options.task_chunk)
+        steps = options.inner_steps or 1
+        return Target(problem, what, SIZES | asked, options.alpha, steps, options.task_chunk, None)
     preset = PRESETS[options.target]
     data = dataclasses.replace(preset.data, path=options.path or preset.data.path)
     preset = dataclasses.replace(preset, data=data, precision=precision(options))
@@ -126,7 +144,9 @@ def resolve(options: Options) -> Target:
         f"the preset {preset.name} ({options.pools} of its training tasks, {samples} samples each)",
         sizes_of(preset) | asked,
         options.alpha or preset.inner.alpha,
+        options.inner_steps or preset.inner.steps,
         options.task_chunk or preset.method.task_chunk,
+        preset,
     )
 
 

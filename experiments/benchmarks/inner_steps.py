@@ -1,6 +1,7 @@
 """Memory and time of several inner steps, by number of steps, on the network of `meta_gradients`."""
 
 import functools
+from typing import Any
 
 import jax
 
@@ -15,7 +16,7 @@ def run() -> list[str]:
     params, episodes = problem()
     episode = jax.tree.map(lambda x: x[0], episodes)
     size = sum(x.nbytes for x in jax.tree.leaves(params))
-    compiled = {}
+    compiled: dict[tuple[int, bool], Any] = {}
     for steps in STEPS:
         for remat in (True, False):
 
@@ -33,14 +34,15 @@ def run() -> list[str]:
         ]
         for steps in STEPS
     ]
+    growth = (memory[STEPS[-1], True] - memory[STEPS[-2], True]) / (STEPS[-1] - STEPS[-2])
+    names = "-".join(map(str, LAYERS))
     header = ["inner steps", "memory, remat", "memory, kept", "time, remat", "time, kept"]
-    few, many = memory[STEPS[-2], True], memory[STEPS[-1], True]
     return [
         "## Several inner steps",
         "",
-        f"`maml_same_batch` of one task on the MLP {'-'.join(map(str, LAYERS))}, {SAMPLES} samples a batch; memory of",
-        "temporaries in sets of parameters, time in that of one step. Recomputing (`remat`, the default) keeps",
-        f"the parameters of each step: {(many - few) / (STEPS[-1] - STEPS[-2]):.2f} sets more a step. Keeping the",
+        f"`maml_same_batch` of one task on the MLP {names}, {SAMPLES} samples a batch; memory of",
+        "temporaries in sets of parameters, time in that of one step. Recomputing (`remat`, default) keeps",
+        f"the parameters of each step: {growth:.2f} sets more a step. Keeping the",
         "linearisations saves a gradient a step; their size is that of the activations, which grows with the",
         "batch.",
         "",

@@ -298,6 +298,7 @@ def heading(preset: Preset) -> list[str]:
     import torch
 
     data, model, outer = preset.data, preset.model, preset.outer
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
     versions = results.environment()["versions"] | {
         name: importlib.metadata.version(name) for name in ("torch", "learn2learn")
     }
@@ -311,7 +312,7 @@ def heading(preset: Preset) -> list[str]:
         "| | |",
         "| --- | --- |",
         f"| versions | {', '.join(f'{name} {versions[name]}' for name in named)} |",
-        f"| machine | {len(os.sched_getaffinity(0))} CPU cores; of torch's threads, {torch.get_num_threads()} were fastest |",
+        f"| machine | {cores} CPU cores; torch was fastest with a number of threads of {threads} |",
         f"| numbers | {preset.precision} |",
         f"| tasks | Omniglot, {'full' if data.full else 'small'} sets, {data.ways}-way {data.support}-shot, "
         f"{data.query} query images a class |",
@@ -337,8 +338,8 @@ def accuracy_table(
     return [
         "## Accuracy",
         "",
-        f"On the same {preset.evaluation.episodes} fixed episodes of unseen characters, transductive. The intervals",
-        "are over episodes, for the two networks at hand; the difference is taken episode by episode.",
+        f"On the same {preset.evaluation.episodes} fixed episodes of unseen characters, transductive. The",
+        "intervals are over episodes, for the two networks at hand; the difference is episode by episode.",
         "",
         *table(["outer steps", "inner steps", "library", "accuracy", "95 %", "n"], rows),
     ]
@@ -357,21 +358,21 @@ def seconds_table(sides: tuple[Side, Side], took: tuple[list[Took], list[Took]])
     return [
         "## Seconds of an outer step",
         "",
-        f"Medians of {len(took[0])} steps, the libraries taking turns of {BLOCK} steps in one process. Drawing the",
-        "episodes is in neither; compiling is apart. Seconds and ratios hold for this machine only.",
+        f"Medians of {len(took[0])} steps, the libraries taking turns of {BLOCK} steps in one process.",
+        "Drawing the episodes is in neither; compiling is apart. Seconds and ratios hold for this machine only.",
         "",
         *table(["library", "seconds", "quartiles", "CPU seconds", "compiling, seconds"], rows),
     ]
 
 
 def gradient_lines(ours: np.ndarray, theirs: np.ndarray, preset: Preset) -> list[str]:
-    gap = np.abs(ours - theirs).max()
+    gap, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
     relative = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
     return [
         "## The first meta-gradient",
         "",
-        f"{ours.size} entries in {preset.precision}, the largest {np.abs(theirs).max():.3g}. The largest difference",
-        f"of an entry is {gap:.2g}; the difference has {relative:.2g} of the norm.",
+        f"{ours.size} entries in {preset.precision}, the largest {largest:.3g}. The largest difference of an",
+        f"entry is {gap:.2g}; the difference has {relative:.2g} of the norm.",
     ]
 
 
