@@ -179,7 +179,7 @@ def measure(
       8 candidates, fresh draws choose one of them, and the value is that of fresh draws once more.
 
     Cost in Hessian-vector products, for P points and n tasks: P n (3 iterations + 18 starts + 3 samples) in
-    the first look, and in the later ones 1152 starts + 8 samples (48 + iterations), whatever P and n.
+    the first look, and at most 1152 starts + 8 samples (48 + iterations) in those after it, whatever P and n.
     Everything is compiled, and vectorised over tasks and draws.
 
     Args:
@@ -214,8 +214,8 @@ def measure(
         products += survey.tasks * min(FIRST_STEPS, iterations)
         survey = survey._replace(points=_near(survey, keys[0], 3, 3, iterations))
     sigma = _spread(survey)  # first, because it names a gradient that is not finite
-    L, norms, cost = _curvature(survey, keys[1], iterations, tolerance)
-    rho, more = _third_derivative(survey, keys[2], iterations, starts, norms)
+    L, cost = _curvature(survey, keys[1], iterations, tolerance)
+    rho, more = _third_derivative(survey, keys[2], iterations, starts, L.value)
     sigma_tilde, _ = _noise(survey, keys[3], samples, None)
     sigma_h, most = _noise(survey, keys[4], max(2, samples // 4), iterations)
     products += cost + more + most
@@ -538,10 +538,8 @@ def _norms_of_hessians(
     return ritz(*(np.asarray(x)[:, :steps] for x in T))
 
 
-def _curvature(
-    survey: _Survey, key: jax.Array, iterations: int, tolerance: float
-) -> tuple[Estimate, np.ndarray, int]:
-    """L, ||H_i(w)|| at every point and task, and the number of products."""
+def _curvature(survey: _Survey, key: jax.Array, iterations: int, tolerance: float) -> tuple[Estimate, int]:
+    """L and the number of products."""
     norms, residuals = np.zeros((2, len(survey.points), survey.tasks))
     for p in range(len(survey.points)):
         for who, _ in _chunks(survey, iterations):
@@ -560,14 +558,14 @@ def _curvature(
     how = f"Lanczos, the largest of {norms.size} Hessians at point {p}, task {i}"
     if high > (1 + tolerance) * value:
         how += f"; not converged in {steps} steps: more iterations"
-    return Estimate(value, value, high, "lower estimate", norms.size, how), norms, products
+    return Estimate(value, value, high, "lower estimate", norms.size, how), products
 
 
 # Third derivatives
 
 
 def _third_derivative(
-    survey: _Survey, key: jax.Array, iterations: int, starts: int, curvatures: np.ndarray
+    survey: _Survey, key: jax.Array, iterations: int, starts: int, L: float
 ) -> tuple[Estimate, int]:
     """rho from ||T_i(w)|| and from pairs of points, and the number of products."""
     local = np.zeros((len(survey.points), survey.tasks))
@@ -585,7 +583,7 @@ def _third_derivative(
     finalists = _largest(local)
     for p, i in finalists:
         look(p, np.array([i]), jax.random.fold_in(second, p), long)
-    pairs, cost = _pairs(survey, third, iterations, curvatures)
+    pairs, cost = _pairs(survey, third, iterations, L)
     cost += 6 * starts * (short * local.size + long * len(finalists))
     p, i = divmod(int(local.argmax()), survey.tasks)
     value, how = float(local[p, i]), f"the largest of {local.size} third derivatives at point {p}, task {i}"
@@ -595,9 +593,7 @@ def _third_derivative(
     return Estimate(value, value, value, "lower estimate", local.size + pairs.size, how), cost
 
 
-def _pairs(
-    survey: _Survey, key: jax.Array, iterations: int, curvatures: np.ndarray
-) -> tuple[np.ndarray, int]:
+def _pairs(survey: _Survey, key: jax.Array, iterations: int, L: float) -> tuple[np.ndarray, int]:
     """||H_i(w) - H_i(w')|| / ||w - w'|| for consecutive points, less the rounding; shape (P - 1, n)."""
     ratios, products = np.zeros((len(survey.points) - 1, survey.tasks)), 0
     for p, (w, u) in enumerate(zip(survey.points[:-1], survey.points[1:], strict=True)):
@@ -605,12 +601,12 @@ def _pairs(
         distance = float(np.linalg.norm(there - here))
         if distance == 0:
             continue
-        rounding = ROUNDING * float(np.finfo(here.dtype).eps) * curvatures[p : p + 2].max(axis=0)
+        rounding = ROUNDING * float(np.finfo(here.dtype).eps) * L
         at = jax.random.fold_in(key, p)
         for who, _ in _chunks(survey, iterations):
             T = _tridiagonals(survey.loss, survey.full, who, w, u, at, iterations, iterations)
             found, _ = ritz(*T)
-            ratios[p, who] = np.maximum(found - rounding[who], 0) / distance
+            ratios[p, who] = np.maximum(found - rounding, 0) / distance
         products += 2 * iterations * survey.tasks
     return ratios, products
 

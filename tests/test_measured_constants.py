@@ -393,15 +393,17 @@ def test_a_kink_shows_in_pairs_of_points_only():
 
 
 def test_rounding_is_not_taken_for_rho():
-    """cos(b + w) in float32, L = rho = 1: the angle is rounded to 2^-19 for b >= 16, and w moves by 2^-23."""
+    """cos(b + w) in float32, L = rho = 1. The angle is rounded to a multiple of 2^-19 and w moves by 2^-23,
+    from between two of these upwards: for every second b the angle moves by 16 times as much."""
 
     def loss(w, batch):
         return jnp.mean(jnp.cos(batch + w[0]))
 
     b = np.linspace(16.0, 29.0, 200, dtype=np.float32)[:, None]
-    w = jnp.array([1.3], np.float32)
-    near = jnp.nextafter(w, np.float32(2))
-    assert np.max(np.abs(np.cos(b + w) - np.cos(b + near))) > 5 * (near - w)[0], "rounding shows in H"
+    w = jnp.array([1.25 + 2.0**-20], np.float32)
+    near = w + np.float32(2.0**-23)
+    moved = np.abs((b + near) - (b + w))
+    assert 50 < np.sum(moved > 15 * 2.0**-23) < 150, "rounding must show for the test to say anything"
     measured = measure(from_pools(loss, w, b), points=[w, near], key=KEY, samples=2)
     # The steepest of 200 angles is within 0.04 of the top of a sine, 1e-3 below it.
     assert 0.999 <= measured.rho.value <= 1.001

@@ -272,19 +272,33 @@ def _ratio(above: Any, below: np.ndarray) -> np.ndarray:
 def _search(
     cost: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]], D_h: float
 ) -> BatchSizes | None:
-    """(B, D_o) with the least cost, on grids that close in on it. Larger batches are always possible where
-    smaller ones are, so that the first grid cannot miss all of them."""
-    ends = [(float(drift.LEAST_TASKS), MOST), (1.0, MOST)]
-    for _ in range(8):
-        B, D_o = (np.unique(np.ceil(np.geomspace(*e, 49))) for e in ends)
+    """(B, D_o) with the least cost, on grids that close in on it.
+
+    Larger batches are possible wherever smaller ones are, so that the first grid cannot miss all of them.
+    Sizes are rounded up, so that the neighbours of what is best on a grid may be better: the last one has
+    all integers around, as far as they are not too many.
+    """
+    least = np.array([drift.LEAST_TASKS, 1.0])
+    low, high = least, np.array([MOST, MOST])
+    for grid in (*[_geometric] * 6, _linear):
+        axes = [grid(*ends) for ends in zip(low, high, strict=True)]
         with np.errstate(over="ignore", invalid="ignore"):
-            value, D_in = cost(B[:, None], D_o[None, :])
+            value, D_in = cost(axes[0][:, None], axes[1][None, :])
         if not np.isfinite(value).any():
             return None
         i, j = divmod(int(np.argmin(value)), value.shape[1])
-        best = BatchSizes(int(B[i]), float(D_in[i, j]), float(D_o[j]), D_h or None)
-        ends = [(float(x[max(k - 1, 0)]), float(x[min(k + 1, x.size - 1)])) for x, k in ((B, i), (D_o, j))]
-    return best
+        best = np.array([axes[0][i], axes[1][j]])
+        shrink = np.sqrt(high / low) ** (1 / 12)
+        low, high = np.maximum(least, best / np.maximum(shrink, 1.4)), best * np.maximum(shrink, 1.4) + 1
+    return BatchSizes(int(best[0]), float(D_in[i, j]), float(best[1]), D_h or None)
+
+
+def _geometric(low: float, high: float) -> np.ndarray:
+    return np.unique(np.ceil(np.geomspace(low, high, 49)))
+
+
+def _linear(low: float, high: float) -> np.ndarray:
+    return np.unique(np.round(np.linspace(low, high, 160)))
 
 
 def _plan(sizes: BatchSizes, floor: float, iterations: float, extra: float, fixed: float) -> Plan:

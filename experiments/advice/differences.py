@@ -280,21 +280,26 @@ def costs(lab: Lab, params: PyTree, key: jax.Array) -> dict[str, Cost]:
 
 
 def norm_of_mean(x: np.ndarray) -> Interval:
-    """||E x|| from independent rows, shape (S, d), without the noise that is in ||mean x||; 95 % interval.
+    """b = ||E x|| from independent rows, shape (S, d), without the noise in ||mean x||; 95 % interval.
 
-    ||E x||^2 is the mean of <x_s, x_t> over s != t. Its interval is Student's with the jackknife's variance,
-    and what is below zero is taken for zero.
+    u, the mean of <x_s, x_t> over s != t, estimates b^2 with variance 4 b^2 s^2 + a, s^2 that of the mean
+    along itself and a = 2 tr(Cov^2) / (S (S - 1)). The interval holds the b with
+    |u - b^2| <= t (4 b^2 s^2 + a)^{1/2}, t Student's quantile; what is below zero is taken for zero.
     """
     S = x.shape[0]
     scale = float(np.abs(x).max()) or 1.0
-    products = (x / scale) @ (x / scale).T
-    np.fill_diagonal(products, 0.0)
-    rows, total = products.sum(axis=1), products.sum()
-    square = total / (S * (S - 1))
-    without = (total - 2 * rows) / ((S - 1) * (S - 2))
-    half = scipy.stats.t.ppf(0.975, S - 1) * np.sqrt((S - 1) * without.var())
-    low, mean, high = (scale * np.sqrt(max(y, 0.0)) for y in (square - half, square, square + half))
-    return Interval(float(mean), float(low), float(high), S)
+    x = x / scale
+    mean = x.mean(axis=0)
+    centred = x - mean
+    products = centred @ centred.T
+    u = mean @ mean - np.trace(products) / (S * (S - 1))
+    along = centred @ (mean / (np.linalg.norm(mean) or 1.0))
+    s2 = along.var(ddof=1) / S
+    a = 2 * (np.sum(products**2) - np.sum(np.diag(products) ** 2)) / (S * (S - 1)) ** 2
+    t = scipy.stats.t.ppf(0.975, S - 1)
+    middle, half = u + 2 * t**2 * s2, t * np.sqrt(np.maximum(4 * s2 * u + 4 * t**2 * s2**2 + a, 0.0))
+    value, low, high = (scale * float(np.sqrt(max(y, 0.0))) for y in (u, middle - half, middle + half))
+    return Interval(value, low, high, S)
 
 
 def noise(x: np.ndarray) -> Interval:

@@ -6,14 +6,15 @@ below it if its upper end is; one that contains it is said to be undecided, and 
 1. FO-MAML, if its stall (`differences`) is below the tolerance, and its direction is one of descent: the
    interval of its cosine with MAML's is above ALIGNED. It needs no Hessian, and no other costs less.
 2. Else, of the methods without a difference step whose bias is below the tolerance (that of `maml` is zero:
-   it is what the others are compared with), the one with the fastest step.
-3. HF-MAML with the float-optimal step instead, if its bias is below the tolerance as well and its step takes
-   at most HF_SHARE of the time of that one: otherwise a difference gains nothing over the exact product, and
-   loses digits.
+   it is what the others are compared with), the one with the least work, time of a step times noise^2: the
+   time that it takes to average the noise down to a given level. Times below SHORTEST count as equal: they
+   are those of starting a program.
+3. HF-MAML with the float-optimal step instead, if its bias is below the tolerance as well and its work is at
+   most HF_SHARE of that: otherwise a difference gains nothing over the exact product, and loses digits.
 4. alpha: as in force up to 1/L; beyond, as long as the inner loop lowers the mean loss of all tasks (F < f),
    else 1/L.
-5. B: as many tasks as make the noise of a step equal to ||grad F||, between the theorems' least number, 20,
-   and 10 times the present B.
+5. B: as many tasks as make the noise of a step equal to ||grad F||, but not fewer than the theorems ask for,
+   20, and not more than MORE_TASKS times those in force.
 6. The outer step: the theorem's c / L~(w), if it is derived for this inner loop and what it then needs for
    epsilon is at most AFFORDABLE evaluations; else a tuned one.
 """
@@ -29,6 +30,9 @@ from jaxmaml.theory import drift
 
 HF_SHARE = 0.9
 ALIGNED = 0.5
+MORE_TASKS = 4
+SHORTEST = 1e-3
+"""seconds"""
 FLOAT = "float"
 """the rule of the difference step that HF-MAML is judged with."""
 
@@ -71,7 +75,8 @@ def recommend(
     by_name = {p.name: p for p in promises}
     promise = by_name.get(estimator, by_name[EXACT])  # of one without a theorem, MAML's
     rate, why_alpha = _alpha(point, alpha, L, promise)
-    count, why_tasks = _tasks(point, maml, tasks)
+    own = next(d for d in point.differences if d.estimator == estimator and d.delta in ("", FLOAT))
+    count, why_tasks = _tasks(point, own, tasks)
     step, why_step = _outer_step(promise, rate, inner_steps)
     return Recommendation(estimator, rate, count, step, tolerance, (*why, why_alpha, why_tasks, why_step))
 
@@ -79,48 +84,57 @@ def recommend(
 def _estimator(
     point: Point, costs: Mapping[str, Cost], tolerance: float, against: str
 ) -> tuple[str, list[str]]:
+    """Rules 1 to 3: the estimator, and one sentence on each."""
     fo = next(d for d in point.differences if d.estimator == FIRST)
-    stall, cosine = (
-        f"its stall, {with_interval(point.stall)},",
-        f"its cosine with MAML, {with_interval(fo.cosine)},",
-    )
-    aligned = fo.cosine.low >= ALIGNED
-    if aligned and point.stall.high <= tolerance:
-        return FIRST, [
-            f"Use {FIRST}: {stall} is below {against}, and {cosine} is above {ALIGNED}. It needs no Hessian, "
-            "and no other costs less."
-        ]
-    against_fo = f"{stall} {_side(point.stall, tolerance)} {against}"
-    if point.stall.high <= tolerance:
-        against_fo = f"{cosine} is not above {ALIGNED}"
-    exact = [d for d in point.differences if d.estimator != FIRST and not d.delta]
-    unbiased = [d for d in exact if d.estimator == EXACT or d.bias.high <= tolerance]
-    best = min(unbiased, key=lambda d: costs[d.estimator].time)
-    biased = [
-        f"{d.estimator}: its bias, {with_interval(d.bias)}, {_side(d.bias, tolerance)} {against}"
-        for d in exact
-        if d not in unbiased
-    ]
     hf = next(d for d in point.differences if d.delta == FLOAT)
-    ratio = costs[hf.estimator].time / costs[best.estimator].time
-    takes = f"its step takes {times(ratio)} the time of that of {best.estimator}"
-    rejected = [f"{FIRST}: {against_fo}", *biased]
-    if hf.bias.high <= tolerance and ratio <= HF_SHARE:
-        chosen = (
-            f"Use {hf.estimator} with float_optimal_delta: {takes}, and its bias, {with_interval(hf.bias)},"
-        )
-        return hf.estimator, [f"{chosen} is below {against}.", *(f"Not {x}." for x in rejected)]
-    if hf.bias.high <= tolerance:
-        rejected.append(f"{hf.estimator}: {takes}, and a difference loses digits")
+    exact = [d for d in point.differences if d.estimator != FIRST and not d.delta]
+
+    stall = f"its stall, {with_interval(point.stall)},"
+    cosine = f"its cosine with MAML, {with_interval(fo.cosine)},"
+    if point.stall.high > tolerance:
+        objections = [f"{FIRST}: {stall} {_side(point.stall, tolerance)} {against}"]
+    elif not fo.cosine.low >= ALIGNED:
+        objections = [f"{FIRST}: {cosine} is not above {ALIGNED}"]
     else:
-        rejected.append(
-            f"{hf.estimator}: its bias, {with_interval(hf.bias)}, {_side(hf.bias, tolerance)} {against}"
-        )
-    fastest = "the fastest of the exact ones" if len(unbiased) > 1 else "exact"
-    chosen = (
-        f"Use {best.estimator}: {fastest}, a step takes {times(costs[best.estimator].time)} that of {FIRST}."
-    )
-    return best.estimator, [chosen, *(f"Not {x}." for x in rejected)]
+        why = f"{stall} is below {against}, and {cosine} is above {ALIGNED}"
+        return FIRST, [f"Use {FIRST}: {why}. It needs no Hessian, and no other costs less."]
+
+    def too_large(d: Difference) -> str:
+        return f"{d.estimator}: its bias, {with_interval(d.bias)}, {_side(d.bias, tolerance)} {against}"
+
+    unbiased = [d for d in exact if d.estimator == EXACT or d.bias.high <= tolerance]
+    objections += [too_large(d) for d in exact if d not in unbiased]
+    best = min(unbiased, key=lambda d: (_work(d, costs), _time(d, costs)))
+    least = _work(best, costs)
+
+    def work(d: Difference) -> float:
+        """Over the least; that of the time where no step is noisy."""
+        return _work(d, costs) / least if least > 0 else _time(d, costs) / _time(best, costs)
+
+    compared = f"{times(work(hf))} the work of {best.estimator} (time of a step times noise^2)"
+    if hf.bias.high > tolerance:
+        objections.append(too_large(hf))
+    elif work(hf) > HF_SHARE:
+        objections.append(f"{hf.estimator}: {compared}, and a difference loses digits")
+    else:
+        why = f"{compared}, and its bias, {with_interval(hf.bias)}, is below {against}"
+        return hf.estimator, [f"Use {hf.estimator} with float_optimal_delta: {why}.", *map(_not, objections)]
+    others = ", ".join(f"{times(work(d))} for {d.estimator}" for d in unbiased if d is not best)
+    why = f"with the least work (time of a step times noise^2; {others})" if others else "an exact product"
+    chosen = f"Use {best.estimator}: {why}; a step takes {times(costs[best.estimator].time)} that of {FIRST}."
+    return best.estimator, [chosen, *map(_not, objections)]
+
+
+def _not(objection: str) -> str:
+    return f"Not {objection}."
+
+
+def _work(difference: Difference, costs: Mapping[str, Cost]) -> float:
+    return _time(difference, costs) * difference.noise.mean**2
+
+
+def _time(difference: Difference, costs: Mapping[str, Cost]) -> float:
+    return max(costs[difference.estimator].seconds, SHORTEST)
 
 
 def _side(x: Interval, tolerance: float) -> str:
@@ -141,20 +155,18 @@ def _alpha(point: Point, alpha: float, L: float, promise: Promise) -> tuple[floa
     return 1 / L, f"{said}, and {fell}: lower it to 1/L, and ask again with --alpha {1 / L:.3g}."
 
 
-def _tasks(point: Point, maml: Difference, tasks: int) -> tuple[int, str]:
+def _tasks(point: Point, own: Difference, tasks: int) -> tuple[int, str]:
     least = drift.LEAST_TASKS
-    most = max(10 * tasks, least)
+    most = max(MORE_TASKS * tasks, least)
+    above = f"B = {most}, {MORE_TASKS} times those in force" if most > least else f"B = {least}"
     if point.grad_norm == 0:
-        return (
-            most,
-            f"B = {most}, 10 times the present: grad F is zero here, and a step is nothing but noise.",
-        )
-    equal = tasks * (maml.noise.mean / point.grad_norm) ** 2
+        return most, f"{above}: grad F is zero here, and a step is nothing but noise."
+    equal = tasks * (own.noise.mean / point.grad_norm) ** 2
     scale = f"the noise of a step is as large as grad F with {number(equal)} tasks"
     if equal <= least:
         return least, f"B = {least}, the least of the theorems: {scale}."
     if equal > most:
-        return most, f"B = {most}, 10 times the present: {scale}."
+        return most, f"{above}: {scale}."
     return math.ceil(equal), f"B = {math.ceil(equal)}: {scale}."
 
 
@@ -182,9 +194,9 @@ def _outer_step(promise: Promise, alpha: float, inner_steps: int) -> tuple[float
 
 
 def number(x: float) -> str:
-    """Three digits; whole numbers up to 99999 as they are."""
-    if math.isfinite(x) and x == int(x) and abs(x) < 1e5:
-        return str(int(x))
+    """Three digits; whole numbers up to 99999 and what is above 1000 without an exponent."""
+    if math.isfinite(x) and abs(x) < 1e5 and (x == int(x) or abs(x) >= 1000):
+        return f"{x:.0f}"
     return f"{x:.3g}"
 
 

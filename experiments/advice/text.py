@@ -142,11 +142,12 @@ def _differences(advice: Advice) -> Iterator[str]:
     yield from ("", f"3. How far the estimators differ: {steps}, 95 % intervals")
     for point in advice.points:
         yield from _table(point)
+    covariance = "alpha |Cov(H_i, v_i)|" if advice.inner_steps == 1 else "|Cov(P_i, v_i)|, P_i maml's product"
     yield ""
     yield from _wrapped(
         "bias: that of the mean direction, from maml's on the same draws (maml's own: from grad F); all: the "
         "same with all tasks and samples; noise: standard deviation of a step; distance: |G - G_maml| / "
-        "|G_maml| of a step, and cosine between the two; stall: alpha |Cov(H_i, v_i)|, the part of fo_maml's "
+        f"|G_maml| of a step, and cosine between the two; stall: {covariance}, the part of fo_maml's "
         "bias that stays where its direction vanishes. Bias, all and noise are in units of |grad F|.",
         "   ",
     )
@@ -163,18 +164,18 @@ def _table(point: Point) -> Iterator[str]:
         f"   adaptation to all samples takes f = {number(point.f)} to F = {number(point.F)}, "
         f"to D_in it helps {point.helped:.0%} of the tasks"
     )
-    yield f"   {'':18}{'bias':>8}{'interval':>20}{'all':>9}{'noise':>8}{'distance':>18}{'cosine':>16}"
+    yield f"   {'':17}{'bias':>8}{'interval':>19}{'all':>9}{'noise':>8}{'distance':>18}{'cosine':>15}"
 
     def bias(name: str, x: Interval, every: float) -> str:
         low, high = (_short(y / unit) for y in (x.low, x.high))
-        return f"   {name:18}{_short(x.mean / unit):>8}{f'[{low}, {high}]':>20}{_short(every / unit):>9}"
+        return f"   {name:17}{_short(x.mean / unit):>8}{f'[{low}, {high}]':>19}{_short(every / unit):>9}"
 
     for d in point.differences:
         half = [(x.high - x.low) / 2 for x in (d.distance, d.cosine)]
         yield (
             bias(d.name, d.bias, d.exact_bias)
             + f"{_short(d.noise.mean / unit):>8}{f'{_short(d.distance.mean)} ± {_short(half[0])}':>18}"
-            + f"{d.cosine.mean:9.4f} ± {half[1]:.4f}"
+            + f"{d.cosine.mean:8.4f} ± {half[1]:.4f}"
         )
     yield bias("fo_maml's stall", point.stall, point.exact_stall)
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.stats
 import tyro
 
 from experiments.benchmarks.timing import table
@@ -53,6 +54,8 @@ ALLOWED: dict[str, tuple] = {
 """what both sides can express exactly."""
 BLOCK = 10
 """outer steps of one library before it is the other's turn."""
+TWINS = 3
+"""more runs of jaxmaml, whose initial parameters differ in the last digit: the chance in training."""
 TRIALS = 5
 """meta-gradients with each number of torch threads, before the faster is taken."""
 NAME = "benchmarks_learn2learn.md"
@@ -92,7 +95,8 @@ def run(preset: Preset) -> list[str]:
         return draw(problem.training, key, preset.outer.tasks)
 
     test = draw(problem.test, jax.random.key(preset.evaluation.seed), preset.evaluation.episodes)
-    sides = ours(preset, problem, batch(0)), theirs(preset, problem, batch(0))
+    one, *twins = ours(preset, problem, batch(0))
+    sides = one, theirs(preset, problem, batch(0))
     first, second = (np.concatenate([g.ravel() for g in s.gradient(s.prepare(batch(0)))]) for s in sides)
     before = measure(sides, test)
     took: tuple[list[Took], list[Took]] = [], []
@@ -100,14 +104,19 @@ def run(preset: Preset) -> list[str]:
         episodes = [batch(i) for i in range(start, min(start + BLOCK, preset.outer.steps))]
         # Who goes first changes from block to block.
         for side, times in list(zip(sides, took, strict=True))[:: (-1) ** (start // BLOCK)]:
-            for one in [side.prepare(e) for e in episodes]:
+            for prepared in [side.prepare(e) for e in episodes]:
                 started, busy = time.perf_counter(), time.process_time()
-                side.step(one)
+                side.step(prepared)
                 times.append(Took(time.perf_counter() - started, time.process_time() - busy))
+        for twin in twins:
+            for e in episodes:
+                twin.step(e)
     after = measure(sides, test)
+    again = [twin.accuracies(test) for twin in twins]
     return [
         *heading(preset),
         *accuracy_table(preset, sides, {0: before, preset.outer.steps: after}),
+        *chance_table(after, again),
         *seconds_table(sides, took),
         *gradient_lines(first, second, preset),
     ]
@@ -116,23 +125,17 @@ def run(preset: Preset) -> list[str]:
 # jaxmaml
 
 
-def ours(preset: Preset, problem: Problem, example: Episode) -> Side:
-    """jaxmaml, its outer step one compiled program."""
+def ours(preset: Preset, problem: Problem, example: Episode) -> list[Side]:
+    """jaxmaml, its outer step one compiled program; the twins after it."""
     optimizer = problems.outer_optimizer(preset)
     estimator = estimators.get(preset.method.estimator)
     inner = problems.inner_loop(preset, preset.inner.steps)
 
     @jax.jit
     def gradient(params: PyTree, episodes: Episode) -> PyTree:
-        chunk = preset.method.task_chunk
+        rate, chunk = preset.inner.alpha, preset.method.task_chunk
         return meta_gradient(
-            estimator,
-            problem.loss,
-            params,
-            episodes,
-            alpha=preset.inner.alpha,
-            inner=inner,
-            task_chunk=chunk,
+            estimator, problem.loss, params, episodes, alpha=rate, inner=inner, task_chunk=chunk
         )
 
     def advance(params: PyTree, memory: PyTree, episodes: Episode) -> tuple[PyTree, PyTree]:
@@ -140,26 +143,40 @@ def ours(preset: Preset, problem: Problem, example: Episode) -> Side:
         return optax.apply_updates(params, updates), memory
 
     started = time.perf_counter()
-    at = [problem.params, optimizer.init(problem.params)]
-    compiled = jax.jit(advance).lower(*at, example).compile()
+    memory = optimizer.init(problem.params)
+    compiled = jax.jit(advance).lower(problem.params, memory, example).compile()
     compile_s = time.perf_counter() - started
-
-    def step(episodes: Episode) -> None:
-        at[:] = jax.block_until_ready(compiled(*at, episodes))
 
     @jax.jit
     def accuracies(params: PyTree, episodes: Episode) -> dict[int, jax.Array]:
         state = State(jnp.asarray(0), params, {}, (), jnp.zeros(2, jnp.uint32))
         return {k: problems.measured(preset, problem, state, episodes, k)[1] for k in preset.evaluation.steps}
 
-    return Side(
-        "jaxmaml",
-        lambda episodes: jax.block_until_ready(episodes),
-        lambda episodes: in_torch_layout(gradient(at[0], episodes)),
-        step,
-        lambda episodes: {k: np.asarray(a, float) for k, a in accuracies(at[0], episodes).items()},
-        compile_s,
-    )
+    def side(start: PyTree) -> Side:
+        at = [start, memory]
+
+        def step(episodes: Episode) -> None:
+            at[:] = jax.block_until_ready(compiled(*at, episodes))
+
+        return Side(
+            "jaxmaml",
+            lambda episodes: jax.block_until_ready(episodes),
+            lambda episodes: in_torch_layout(gradient(at[0], episodes)),
+            step,
+            lambda episodes: {k: np.asarray(a, float) for k, a in accuracies(at[0], episodes).items()},
+            compile_s,
+        )
+
+    return [side(problem.params), *(side(in_last_digit(problem.params, seed)) for seed in range(TWINS))]
+
+
+def in_last_digit(tree: PyTree, seed: int) -> PyTree:
+    """Every entry times 1 + eps or 1 - eps, at random."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    signs = [jax.random.rademacher(key, x.shape, x.dtype) for key, x in zip(keys, leaves, strict=True)]
+    moved = [x * (1 + jnp.finfo(x.dtype).eps * s) for x, s in zip(leaves, signs, strict=True)]
+    return jax.tree.unflatten(treedef, moved)
 
 
 def in_torch_layout(tree: PyTree) -> list[np.ndarray]:
@@ -312,7 +329,7 @@ def heading(preset: Preset) -> list[str]:
         "| | |",
         "| --- | --- |",
         f"| versions | {', '.join(f'{name} {versions[name]}' for name in named)} |",
-        f"| machine | {cores} CPU cores; torch was fastest with a number of threads of {threads} |",
+        f"| machine | {cores} CPU cores; threads of torch: {threads}, the faster of 1 and {cores} |",
         f"| numbers | {preset.precision} |",
         f"| tasks | Omniglot, {'full' if data.full else 'small'} sets, {data.ways}-way {data.support}-shot, "
         f"{data.query} query images a class |",
@@ -339,9 +356,26 @@ def accuracy_table(
         "## Accuracy",
         "",
         f"On the same {preset.evaluation.episodes} fixed episodes of unseen characters, transductive. The",
-        "intervals are over episodes, for the two networks at hand; the difference is episode by episode.",
+        "intervals are over episodes, for the two networks at hand; the difference is taken episode by",
+        "episode.",
         "",
         *table(["outer steps", "inner steps", "library", "accuracy", "95 %", "n"], rows),
+    ]
+
+
+def chance_table(after: dict[int, list[np.ndarray]], again: list[dict[int, np.ndarray]]) -> list[str]:
+    rows = []
+    for k, (first, other) in after.items():
+        runs = np.array([first.mean(), *(twin[k].mean() for twin in again)])
+        middle, n = runs.mean(), len(runs)
+        half = scipy.stats.t.ppf(0.975, n - 1) * runs.std(ddof=1) * np.sqrt(1 + 1 / n)
+        values = ", ".join(f"{a:.4f}" for a in runs)
+        rows.append([f"{k}", values, f"[{middle - half:.4f}, {middle + half:.4f}]", f"{other.mean():.4f}"])
+    return [
+        f"The chance in training: the same run of jaxmaml, then {TWINS} whose initial parameters differ in",
+        "the last digit, with the 95 % prediction interval of one more such run:",
+        "",
+        *table(["inner steps", "jaxmaml, each run", "95 %, one more run", "learn2learn"], rows),
     ]
 
 
@@ -359,7 +393,8 @@ def seconds_table(sides: tuple[Side, Side], took: tuple[list[Took], list[Took]])
         "## Seconds of an outer step",
         "",
         f"Medians of {len(took[0])} steps, the libraries taking turns of {BLOCK} steps in one process.",
-        "Drawing the episodes is in neither; compiling is apart. Seconds and ratios hold for this machine only.",
+        "Drawing the episodes is in neither, compiling is apart. Seconds and ratios hold for this machine",
+        "only.",
         "",
         *table(["library", "seconds", "quartiles", "CPU seconds", "compiling, seconds"], rows),
     ]

@@ -98,3 +98,19 @@ def test_pool_derivatives(shape, kind, dtype):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+def test_ties_of_a_maximum():
+    """One of the four takes the whole derivative, as in torch, and the second derivative stays finite."""
+
+    def f(x):
+        return jnp.sum(jnp.exp(pool2x2(x, "max")))
+
+    x = jnp.full((2, 4, 6, 3), 0.7)
+    tangent = jnp.arange(x.size, dtype=x.dtype).reshape(x.shape)
+    gradient, product = jit(lambda x: jax.jvp(jax.grad(f), (x,), (tangent,)))(x)
+    chosen = np.asarray(gradient) / np.exp(0.7)
+    np.testing.assert_allclose(np.sort(np.unique(chosen.round(12))), [0, 1])
+    windows = chosen.reshape(2, 2, 2, 3, 2, 3).sum(axis=(2, 4))
+    np.testing.assert_allclose(windows, 1, rtol=1e-12)
+    np.testing.assert_allclose(product, np.exp(0.7) * chosen * tangent, rtol=1e-12)

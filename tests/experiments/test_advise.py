@@ -1,0 +1,598 @@
+"""Advice: the theory's numbers, the measured differences against closed forms, the rules, the command."""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import __main__ as command_line
+from experiments import advise
+from experiments.advice import bounds, differences, rules, target, text
+from experiments.advice.bounds import REPAIRED, promises
+from experiments.advice.differences import Cost, norm_of_mean
+from experiments.advice.rules import recommend
+from experiments.advice.target import Options
+from experiments.training.presets import PRESETS
+from jaxmaml import constants, objective, theory
+from jaxmaml.results import Interval
+from jaxmaml.tasks import cosine
+from jaxmaml.tasks.cosine import Cosine, CosineTasks
+from jaxmaml.theory import finite_difference, hf_maml, step_moments
+from jaxmaml.types import BatchSizes, Constants
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "advise.md").read_text()
+ALPHA, W = 0.11, np.array([0.7, -1.2])
+SIZES = {"tasks": 24, "D_in": 4, "D_h": 3, "D_o": 5}
+NUMBERS = {"mu": 0.8, "a": 1.4, "omega": 1.5, "tau": 0.5, "beta0": 0.4, "nu": 1.3}
+
+
+def family(shared_hessian):
+    """Four tasks with phases of their own, or of one: at every w they then share a Hessian."""
+    made = cosine.make(n=4, d=2, spread=0.8, **NUMBERS)
+    phases = np.random.default_rng(5).uniform(-2, 2, (4, 2))
+    phases = np.broadcast_to(phases[:1], (4, 2)) + 0.0 if shared_hessian else phases
+    return dataclasses.replace(made, tasks=CosineTasks(1.5 + made.tasks.centers, phases))
+
+
+def closed_forms(family: Cosine):
+    """grad F, FO-MAML's direction and alpha Cov(H, v), of all tasks and exact batches."""
+    H = family.task_hessians(W)
+    v = family.task_gradients(family.adapted(W, ALPHA))
+    covariance = np.mean(H * v, axis=0) - H.mean(axis=0) * v.mean(axis=0)
+    return np.mean((1 - ALPHA * H) * v, axis=0), v.mean(axis=0), ALPHA * covariance
+
+
+@pytest.fixture(scope="module")
+def looks():
+    """{whether the tasks share a Hessian: (family, what is measured)}; one set of programs does for both."""
+    found = {}
+    for shared in (False, True):
+        one = family(shared)
+        known = one.constants()
+        arcs = advise.difference_arcs(known.rho, ALPHA, SIZES["tasks"], jnp.float64)
+        lab = differences.lab(constants.from_family(one, jnp.asarray(W)), SIZES, ALPHA, arcs)
+        found[shared] = one, differences.look(lab, "w0", jnp.asarray(W), 48, jax.random.key(3))
+    return found
+
+
+def difference(point, name):
+    return next(d for d in point.differences if d.name == name)
+
+
+# The theory's numbers
+
+
+def test_promises_are_the_theorys_at_measured_constants():
+    """Measured on a family, then every number from jaxmaml.theory and the family's closed forms."""
+    one = family(False)
+    measured = constants.measure(
+        constants.from_family(one, jnp.asarray(W)), key=jax.random.key(0), starts=1, samples=2
+    )
+    found = measured.constants()
+    declared = one.constants()
+    for name in ("L", "rho", "sigma"):
+        assert 0.3 * getattr(declared, name) < getattr(found, name) <= getattr(declared, name) * (1 + 1e-9)
+    norms = np.linalg.norm(one.task_gradients(W), axis=1)
+    B, D_in, D_o, D_h = 30, 7.0, 9.0, 2.0
+    sizes = BatchSizes(B=B, D_in=D_in, D_o=D_o, D_h=D_h)
+    alpha = 0.09
+
+    def start(rate):
+        w = jnp.asarray(W)
+        return float(objective.F(one, w, rate)), float(np.linalg.norm(one.grad_objective(W, rate)))
+
+    made = promises(found, alpha, sizes, norms.mean(), start, nonnegative=True)
+    assert [p.name for p in made] == ["maml", "fo_maml", "hf_maml", REPAIRED]
+    largest = {"maml": 1 / 6, "fo_maml": 1 / 10, "hf_maml": 1 / 6, REPAIRED: 1 / 6}
+    summary = {"maml": 1, "fo_maml": 1 / 10, "hf_maml": 1 / 6, REPAIRED: 1 / 6}
+    c = {"maml": 1 / 12, "fo_maml": 1 / 18, "hf_maml": 1 / 25, REPAIRED: 1 / 25}
+    samples = {"maml": 2, "fo_maml": 0, "hf_maml": 36, REPAIRED: 36}
+    for p in made:
+        rate = min(alpha, largest[p.name] / found.L)
+        assert p.alpha_max == pytest.approx(largest[p.name] / found.L)
+        assert p.alpha_max_summary == pytest.approx(summary[p.name] / found.L)
+        assert p.alpha == pytest.approx(rate)
+        assert p.step == pytest.approx(c[p.name] / (4 * found.L + 2 * found.rho * rate * norms.mean()))
+        assert (p.F, p.grad_norm) == pytest.approx(start(rate), rel=1e-12)
+        assert p.epsilon == pytest.approx(p.grad_norm / 10)
+        assert p.gap == p.F
+        assert p.D_h == math.ceil(samples[p.name] * (rate * found.sigma_h) ** 2)
+        assert (p.B_prime, p.D_beta) == step_moments.step_batch_conditions(found, rate)
+        theorem = hf_maml.repaired(B) if p.name == REPAIRED else theory.theorems()[p.name]
+        assert p.floor == theorem.floor(found, rate, sizes)
+        if p.name == REPAIRED:
+            assert p.floor_summary is None
+            assert p.arc == pytest.approx(min(1 / 6, B**-0.5) / (found.rho * rate))
+        else:
+            assert p.floor_summary == theorem.floor_summary(found, rate, sizes)
+        if p.name == "hf_maml":
+            assert p.arc == pytest.approx(1 / (6 * found.rho * rate))
+    # The rates differ: FO-MAML's is cut to 1/(10 L), and the objective with it.
+    assert made[1].alpha < made[0].alpha
+    assert made[1].F != made[0].F
+
+
+CONSTANTS = Constants(L=1.7, rho=0.6, sigma=0.8, sigma_tilde=1.9, sigma_h=2.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "epsilon", "smaller"), [("maml", 4.7, 0.6), ("fo_maml", 2.6, 0.3), ("hf_maml", 3.6, 0.55)]
+)
+def test_smallest_batches_against_all_of_them(name, epsilon, smaller):
+    """Every (B, D_o, D_in) of a box. In the derived plan D_in is rounded up, which costs at most 1/D_in."""
+    known = Constants(L=1.7, rho=0.6, sigma=2.5, sigma_tilde=1.2, sigma_h=15.0)
+    theorem, alpha, gap = theory.theorems()[name], 0.02, 3.0
+    D_h = {"maml": 1.0, "fo_maml": 0.0, "hf_maml": 4.0}[name]
+    fixed = float(np.prod(step_moments.step_batch_conditions(known, alpha)))
+
+    def sizes(B, D_o, D_in):
+        return BatchSizes(B=B, D_in=float(D_in), D_o=float(D_o), D_h=D_h or None)
+
+    def one_step(B, D_o, D_in):
+        return B * (D_in + D_o + 2 * D_h) + fixed
+
+    def in_all(*box):
+        return theorem.iterations(smaller, gap, known, alpha, sizes(*box)) * one_step(*box)
+
+    box = list(itertools.product(range(20, 90), range(1, 13), range(1, 31)))
+    reach = [b for b in box if theorem.floor_summary(known, alpha, sizes(*b)) <= epsilon]
+    summarised = bounds.plan_summarised(theorem, known, alpha, epsilon, gap)
+    chosen = int(summarised.B), summarised.D_o, summarised.D_in
+    assert summarised.D_h == D_h
+    assert summarised.floor == theorem.floor_summary(known, alpha, sizes(*chosen)) <= epsilon
+    assert one_step(*chosen) == min(one_step(*b) for b in reach)
+    assert 20 < summarised.B < 89  # inside the box, so that the box shows the least
+    assert summarised.evaluations == summarised.iterations * one_step(*chosen)
+
+    derived = bounds.plan_derived(lambda _: theorem, known, alpha, smaller, gap)
+    chosen = int(derived.B), derived.D_o, derived.D_in
+    assert derived.floor == theorem.floor(known, alpha, sizes(*chosen)) < smaller
+    assert derived.iterations == theorem.iterations(smaller, gap, known, alpha, sizes(*chosen))
+    assert (
+        derived.evaluations == in_all(*chosen) <= min(in_all(*b) for b in box[::3]) * (1 + 1 / derived.D_in)
+    )
+    assert 20 < derived.B < 89
+
+
+def test_plans_do_not_depend_on_units():
+    """Parameters in units of u, losses in units of phi."""
+    u, phi, alpha = 3.7, 0.013, 0.05
+    scaled = Constants(
+        L=CONSTANTS.L * phi / u**2,
+        rho=CONSTANTS.rho * phi / u**3,
+        sigma=CONSTANTS.sigma * phi / u,
+        sigma_tilde=CONSTANTS.sigma_tilde * phi / u,
+        sigma_h=CONSTANTS.sigma_h * phi / u**2,
+    )
+    for name, theorem in theory.theorems().items():
+        epsilon = 0.9 if name == "maml" else 2.5
+        for planned in (
+            lambda *a, t=theorem: bounds.plan_summarised(t, *a),
+            lambda *a, t=theorem: bounds.plan_derived(lambda _: t, *a),
+        ):
+            one = planned(CONSTANTS, alpha, epsilon, 3.0)
+            other = planned(scaled, alpha * u**2 / phi, epsilon * phi / u, 3.0 * phi)
+            # The search compares costs that agree up to rounding: neighbours in it may change places.
+            assert other.evaluations == pytest.approx(one.evaluations, rel=1e-2)
+            assert other.floor == pytest.approx(one.floor * phi / u, rel=1e-2)
+
+
+def test_below_a_floor_no_batches_do():
+    alpha = 0.05
+    for name in ("fo_maml", "hf_maml"):
+        theorem = theory.theorems()[name]
+        floor = theorem.floor(CONSTANTS, alpha, BatchSizes())
+        assert bounds.plan_derived(lambda _, t=theorem: t, CONSTANTS, alpha, 0.99 * floor, 1.0) is None
+        assert bounds.plan_derived(lambda _, t=theorem: t, CONSTANTS, alpha, 1.01 * floor, 1.0) is not None
+        repaired = bounds.plan_derived(hf_maml.repaired, CONSTANTS, alpha, 0.5 * floor, 1.0)
+        assert repaired.floor < 0.5 * floor
+        assert repaired.floor == hf_maml.repaired(int(repaired.B)).floor(
+            CONSTANTS, alpha, BatchSizes(int(repaired.B), repaired.D_in, repaired.D_o, repaired.D_h)
+        )
+    fo = theory.theorems()["fo_maml"]
+    least = fo.floor_summary(CONSTANTS, alpha, BatchSizes())
+    assert bounds.plan_summarised(fo, CONSTANTS, alpha, 0.99 * least, 1.0) is None
+    assert bounds.plan_summarised(fo, CONSTANTS, alpha, 1.01 * least, 1.0) is not None
+
+
+# The differences
+
+
+def test_a_norm_without_its_noise():
+    """At E x = 0 the naive ||mean x||^2 is tr Cov / S; the interval covers in 95 % of the cases."""
+    rng, S, repeats = np.random.default_rng(0), 24, 1000
+    scales = np.array([5.0, 40.0, 40.0, 30.0, 20.0])
+    for shift in (0.0, 5.0, 12.0, 60.0):
+        hits, squares = 0, []
+        for _ in range(repeats):
+            x = rng.standard_normal((S, 5)) * scales
+            x[:, 0] += shift
+            found = norm_of_mean(x)
+            hits += found.low <= shift <= found.high
+            squares.append(found.mean**2)
+        # A share of 0.95, less 5 standard errors.
+        assert hits / repeats > 0.95 - 5 * math.sqrt(0.95 * 0.05 / repeats)
+        if shift >= 60:
+            noise = np.sum(scales**2) / S
+            assert abs(np.mean(squares) - shift**2) < 5 * np.std(squares) / math.sqrt(repeats) < 0.5 * noise
+    assert norm_of_mean(np.full((5, 3), 2.0)) == Interval(*[pytest.approx(math.sqrt(12))] * 3, 5)
+    assert norm_of_mean(np.zeros((5, 3))) == Interval(0.0, 0.0, 0.0, 5)
+
+
+def test_bias_and_stall_are_those_of_the_closed_form(looks):
+    for shared, (one, point) in looks.items():
+        gradient, fo, covariance = closed_forms(one)
+        size = np.linalg.norm(gradient)
+        assert point.grad_norm == pytest.approx(size, rel=1e-12)
+        assert pytest.approx(float(objective.F(one, jnp.asarray(W), ALPHA)), rel=1e-12) == point.F
+        assert point.task_norm == pytest.approx(np.linalg.norm(one.task_gradients(W), axis=1).mean())
+        adapted = one.task_gradients(one.adapted(W, ALPHA))
+        assert point.adapted_norm == pytest.approx(np.linalg.norm(adapted, axis=1).mean())
+        assert difference(point, "maml").exact_bias == 0
+        exact = difference(point, "fo_maml").exact_bias
+        assert exact == pytest.approx(np.linalg.norm(fo - gradient), rel=1e-9)
+        assert point.exact_stall == pytest.approx(np.linalg.norm(covariance), rel=1e-9, abs=1e-14)
+        assert (point.exact_stall < 1e-14) == shared
+        # Between 48 noisy steps and exact batches lies what alpha^2 times the noise of the inner step leaves.
+        known = one.constants()
+        noise = ALPHA**2 * known.rho * known.sigma_tilde**2 / SIZES["D_in"]
+        assert point.stall.low - noise <= point.exact_stall <= point.stall.high + noise
+        fo_bias = difference(point, "fo_maml").bias
+        assert fo_bias.low - noise <= exact <= fo_bias.high + noise
+        assert fo_bias.low > 0.5 * exact
+    assert looks[True][1].stall.low == 0  # zero is in the interval
+    assert looks[False][1].stall.low > 0
+
+
+def test_hf_maml_has_no_bias_with_the_float_optimal_delta(looks):
+    """Below truncation and rounding; the theorem's delta has a bias that its interval shows."""
+    one, point = looks[False]
+    known = one.constants()
+    arc = np.finfo(float).eps ** (1 / 3)
+    largest = np.linalg.norm(one.task_gradients(one.adapted(W, ALPHA)), axis=1).max()
+    delta = arc / largest
+    allowed = finite_difference.truncation(known, delta, largest) + finite_difference.rounding(
+        np.finfo(float).eps, largest, known.L, float(np.linalg.norm(W)), delta
+    )
+    best, stated = difference(point, "hf_maml, float"), difference(point, "hf_maml, theorem")
+    assert best.exact_bias <= ALPHA * allowed
+    assert best.bias.low <= ALPHA * allowed
+    assert stated.exact_bias > 1e4 * ALPHA * allowed
+    assert stated.bias.low > 0
+    # The theorem's bound of its own bias: chi E||v||.
+    assert stated.exact_bias <= finite_difference.chi(ALPHA * known.L) * point.adapted_norm
+    assert difference(point, "hf_maml, repaired").exact_bias == pytest.approx(
+        stated.exact_bias if SIZES["tasks"] <= 36 else 0
+    )
+
+
+def test_shared_inner_and_hessian_batches_are_biased_by_their_covariance(looks):
+    """At most alpha^2 L sigma_h sigma_tilde / D_in (docs/theory.md)."""
+    one, point = looks[False]
+    known, same = one.constants(), difference(point, "maml_same_batch")
+    bound = ALPHA**2 * known.L * known.sigma_h * known.sigma_tilde / SIZES["D_in"]
+    assert same.exact_bias == 0
+    assert same.bias.low <= bound
+    assert same.distance.mean > 0
+    assert same.noise.mean == pytest.approx(difference(point, "maml").noise.mean, rel=0.5)
+
+
+def test_noise_of_a_step(looks):
+    """Of 24 tasks with replacement: FO-MAML's by many draws of the closed form."""
+    one, point = looks[True]
+    rng = np.random.default_rng(1)
+    draws, tau, beta0, nu = 20_000, NUMBERS["tau"], NUMBERS["beta0"], NUMBERS["nu"]
+    who = rng.integers(4, size=draws)
+
+    def gradients(w, size):
+        """Noisy gradients of the tasks `who` at w, shape (draws, 2)."""
+        scale = 1 / math.sqrt(2 * size)
+        xi, p, q = scale * rng.standard_normal((3, draws, 2))
+        wave = beta0 * nu * math.sqrt(0.5) * (q * np.cos(nu * w) - p * np.sin(nu * w))
+        centers, phases = one.tasks.centers[who], one.tasks.phases[who]
+        exact = NUMBERS["mu"] * (w - centers)
+        exact = exact - NUMBERS["a"] * NUMBERS["omega"] * np.sin(NUMBERS["omega"] * w + phases)
+        return exact + tau * xi + wave
+
+    v = gradients(W - ALPHA * gradients(W, SIZES["D_in"]), SIZES["D_o"])
+    expected = math.sqrt(np.sum(v.var(axis=0)) / SIZES["tasks"])
+    found = difference(point, "fo_maml").noise
+    assert found.low < expected < found.high
+    assert found.high < 2 * found.low
+
+
+# The rules
+
+EQUAL = {name: Cost(0.01, 1.0, 100) for name in ("maml", "maml_same_batch", "fo_maml", "hf_maml")}
+
+
+def made(point, alpha=0.02, nonnegative=True, epsilon=None, gap=None):
+    """Promises for a point."""
+    sizes = BatchSizes(B=24, D_in=4.0, D_o=5.0, D_h=3.0)
+    start = (point.F, point.grad_norm)
+    return promises(
+        CONSTANTS,
+        alpha,
+        sizes,
+        point.task_norm,
+        lambda _: start,
+        nonnegative=nonnegative,
+        epsilon=epsilon,
+        gap=gap,
+    )
+
+
+def advised(point, costs=EQUAL, alpha=0.02, inner_steps=1, tasks=24, epsilon=None, L=CONSTANTS.L, **more):
+    return recommend(
+        point,
+        costs,
+        made(point, alpha, epsilon=epsilon, **more),
+        alpha=alpha,
+        inner_steps=inner_steps,
+        L=L,
+        tasks=tasks,
+        epsilon=epsilon,
+    )
+
+
+def changed(point, name, **fields):
+    """The point with fields of one difference replaced; an estimator's name means all its rules."""
+    return dataclasses.replace(
+        point,
+        differences=tuple(
+            dataclasses.replace(d, **fields) if name in (d.name, d.estimator) else d
+            for d in point.differences
+        ),
+    )
+
+
+def test_the_method_turns_with_the_bias_of_fo_maml(looks):
+    """Between two stalls: FO-MAML where tasks share a Hessian, an exact product where they do not."""
+    epsilon = 0.9 * looks[False][1].stall.low
+    assert looks[True][1].stall.high < epsilon
+    shared, different = (advised(looks[s][1], epsilon=epsilon) for s in (True, False))
+    assert shared.estimator == "fo_maml"
+    assert different.estimator in ("maml", "maml_same_batch")
+    assert "Not fo_maml: its stall" in " ".join(different.reasons)
+    assert "is above epsilon" in " ".join(different.reasons)
+    # A larger epsilon forgives the same stall; without one the noise of a step does.
+    stall = looks[False][1].stall
+    assert advised(looks[False][1], epsilon=1.01 * stall.high).estimator == "fo_maml"
+    between = advised(looks[False][1], epsilon=(stall.low + stall.high) / 2)
+    assert between.estimator != "fo_maml"
+    assert "may be above (more --steps tell) epsilon" in " ".join(between.reasons)
+    noise = difference(looks[False][1], "maml").noise.mean
+    assert advised(looks[False][1]).tolerance == noise
+
+
+def test_fo_maml_must_descend(looks):
+    point = changed(looks[True][1], "fo_maml", cosine=Interval(0.52, 0.49, 0.55, 48))
+    found = advised(point)
+    assert found.estimator != "fo_maml"
+    assert "its cosine with MAML, 0.52 [0.49, 0.55], is not above 0.5" in " ".join(found.reasons)
+
+
+def test_the_least_work_among_exact_products(looks):
+    point = dataclasses.replace(looks[False][1], stall=Interval(9.0, 8.0, 10.0, 48))
+    small = Interval(0.01, 0.0, 0.02, 48)
+    noisy, quiet = Interval(3.0, 2.9, 3.1, 48), Interval(1.0, 0.9, 1.1, 48)
+    point = changed(changed(point, "maml", noise=noisy), "maml_same_batch", bias=small, noise=quiet)
+    point = changed(point, "hf_maml", bias=small, noise=noisy)
+    slow = EQUAL | {"maml_same_batch": Cost(0.08, 8.0, 1)}
+    assert advised(point, slow).estimator == "maml_same_batch"  # 8 < 9
+    slow = EQUAL | {"maml_same_batch": Cost(0.1, 10.0, 1)}
+    assert advised(point, slow).estimator == "maml"
+    assert advised(changed(point, "maml_same_batch", bias=noisy)).estimator == "maml"
+    # A difference must save a tenth of the work, and times below a millisecond are equal.
+    for time, expected in ((0.0091, "maml"), (0.0089, "hf_maml")):
+        assert advised(point, slow | {"hf_maml": Cost(time, 0.9, 1)}).estimator == expected
+    short = {name: Cost(c.seconds / 100, c.time, 1) for name, c in slow.items()}
+    assert advised(point, short | {"hf_maml": Cost(1e-6, 0.01, 1)}).estimator == "maml_same_batch"
+    biased = changed(point, "hf_maml", bias=Interval(5.0, 4.0, 6.0, 48))
+    assert advised(biased, slow | {"hf_maml": Cost(0.001, 0.1, 1)}).estimator == "maml"
+
+
+def test_alpha(looks):
+    point = looks[True][1]
+    L = CONSTANTS.L
+    for alpha in (0.02, 0.1 / L, 0.5 / L, 1 / L):
+        assert advised(point, alpha=alpha).alpha == alpha
+    helps = dataclasses.replace(point, f=2.0, F=1.9)
+    hurts = dataclasses.replace(point, f=2.0, F=2.1)
+    assert advised(helps, alpha=3 / L).alpha == 3 / L
+    found = advised(hurts, alpha=3 / L)
+    assert found.alpha == 1 / L
+    assert "from 2 to 2.1: lower it to 1/L, and ask again with --alpha 0.588" in " ".join(found.reasons)
+
+
+def test_tasks(looks):
+    """The noise of a step falls like B^{-1/2}: 24 tasks with three times the gradient ask for 9 times 24."""
+    point = looks[True][1]
+    noise = difference(point, "fo_maml").noise.mean
+    for ratio, expected in ((0.1, 20), (1.5, 54), (3.0, 96)):
+        assert advised(dataclasses.replace(point, grad_norm=noise / ratio)).tasks == expected
+    assert advised(dataclasses.replace(point, grad_norm=0.0), epsilon=1.0).tasks == 96
+
+
+def test_outer_step(looks):
+    """The theorem's only where it is derived and in reach."""
+    point = dataclasses.replace(looks[True][1], F=1.0, grad_norm=4.0, task_norm=2.0)
+    found = advised(point, epsilon=3.0)
+    assert found.estimator == "fo_maml"
+    assert found.outer_step == pytest.approx(1 / 18 / (4 * CONSTANTS.L + 2 * CONSTANTS.rho * 0.02 * 2.0))
+    assert advised(point, epsilon=3.0, alpha=0.3).outer_step is None
+    assert advised(point, epsilon=3.0, inner_steps=2).outer_step is None
+    assert "(--gap)" in advised(point, epsilon=3.0, nonnegative=False).reasons[-1]
+    assert advised(point, epsilon=3.0, nonnegative=False, gap=1.0).outer_step is not None
+    far = advised(point, epsilon=3.0, gap=1e12)
+    assert far.outer_step is None
+    plan = made(point, epsilon=3.0, gap=1e12)[1].derived
+    assert f"{plan.evaluations / 1e12:.3g} times what is in reach" in far.reasons[-1]
+    still = dataclasses.replace(point, stall=Interval(0.0, 0.0, 0.0, 48))
+    assert "with any batches" in advised(still, epsilon=1e-3).reasons[-1]
+
+
+# The command
+
+
+@pytest.fixture
+def advise_here(tmp_path, monkeypatch, capsys):
+    """advise_here(*words) -> (status, standard error), in an empty folder; JAX's settings are restored."""
+    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["experiments", "advise", *words])
+        return command_line.main(), capsys.readouterr().err
+
+    yield call
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+WRONG = """
+import jax.numpy as jnp
+from jaxmaml import constants
+def problem(): return {"loss": 1}
+def needs(size): return size
+def whole(): return constants.Problem(None, jnp.arange(3), jnp.ones((2, 3)), None)
+def scalar(): return constants.Problem(None, jnp.ones(3), jnp.ones(()), None)
+def line():
+    x = jnp.ones((3, 4, 2))
+    return constants.from_pools(lambda w, b: jnp.mean(b @ w), jnp.ones(2), x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["digitz"],
+            "unknown preset 'digitz'; known: digits, .*package.module:function. Did you mean 'digits'?",
+        ),
+        (["wrong_problm:problem"], "no module 'wrong_problm'; .* Did you mean 'wrong_problem'?"),
+        (["jaxmaml.nothing:f"], "no module 'jaxmaml.nothing'"),
+        (["wrong_problem:problm"], "unknown function of wrong_problem 'problm'; .*Did you mean 'problem'?"),
+        (["wrong_problem:problem"], "returned dict; allowed: a jaxmaml.constants.Problem"),
+        (
+            ["wrong_problem:needs"],
+            "missing a required argument: 'size'; allowed: a function without arguments",
+        ),
+        (["wrong_problem:whole"], "has dtype int64|has dtype int32"),
+        (["wrong_problem:scalar"], "allowed: a task axis first"),
+        (["broken:problem"], "module 'broken' cannot be imported: SyntaxError"),
+        (["lacking:problem"], "module 'lacking' cannot be imported: No module named 'not_there_at_all'"),
+        (["digits", "--epsilon", "0"], "epsilon = 0.0; allowed: finite and > 0"),
+        (["digits", "--epsilon", "-1"], "epsilon = -1.0; allowed: finite and > 0"),
+        (["digits", "--alpha", "nan"], "alpha = nan; allowed: finite and > 0"),
+        (["digits", "--gap", "0"], "gap = 0.0; allowed: finite and > 0"),
+        (["digits", "--tasks", "0"], "tasks = 0; allowed: an integer >= 1"),
+        (["digits", "--steps", "2"], "steps = 2; allowed: an integer >= 3"),
+        (
+            ["digits", "--json", "no/such/folder.json"],
+            "json = 'no/such/folder.json'; allowed: a file in a folder",
+        ),
+        (["wrong_problem:problem", "--path", "x"], "path = 'x'; allowed: with a preset"),
+        (["omniglot", "--path", "no-such-folder"], "no-such-folder"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_bad_input_gets_one_line(advise_here, tmp_path, words, said):
+    (tmp_path / "wrong_problem.py").write_text(WRONG)
+    (tmp_path / "broken.py").write_text("def problem(:\n")
+    (tmp_path / "lacking.py").write_text("import not_there_at_all\n")
+    status, err = advise_here(*words)
+    assert status == 2
+    lines = err.splitlines()
+    assert [line for line in lines if not line.endswith(" ...")] == lines[-1:]
+    assert re.search("^error: .*(" + said.replace("?", "[?]") + ")", lines[-1])
+
+
+def test_presets_become_problems():
+    """Pools of so many tasks and samples, with labels of every class; sizes are those of the preset."""
+    sinusoid = target.resolve(Options("sinusoid", pools=3, pool=7))
+    x, y = sinusoid.problem.full
+    assert (x.shape, y.shape) == ((3, 7, 1), (3, 7, 1))
+    assert sinusoid.sizes == {"tasks": 25, "D_in": 10, "D_h": 10, "D_o": 10}
+    digits = target.resolve(Options("digits", pools=4, pool=8, alpha=0.3, D_h=2, inner_steps=1))
+    x, y = digits.problem.full
+    assert x.shape == (4, 9, 8, 8, 1)
+    np.testing.assert_array_equal(np.sort(y, axis=1), np.tile(np.repeat(np.arange(3), 3), (4, 1)))
+    preset = PRESETS["digits"]
+    assert digits.sizes == {
+        "tasks": preset.outer.tasks,
+        "D_in": 3 * preset.data.support,
+        "D_h": 2,
+        "D_o": 3 * preset.data.query,
+    }
+    assert (digits.alpha, digits.inner_steps) == (0.3, 1)
+    batch = digits.problem.sample(jax.random.key(0), jnp.array([1, 1, 3]), 5)
+    assert batch[0].shape == (3, 5, 8, 8, 1)
+    assert np.isfinite(digits.problem.loss(digits.problem.params, jax.tree.map(lambda b: b[0], batch)))
+
+
+def test_the_page_runs(tmp_path):
+    """The file of docs/advise.md, from its own folder: text, JSON, and numbers that agree."""
+    code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    (tmp_path / "mine.py").write_text(code)
+    words = re.search(r"python -m (experiments advise mine.*)", PAGE).group(1).split()
+    # Compiled programs are kept where the other tests keep theirs.
+    (tmp_path / ".cache").mkdir()
+    (ROOT / ".cache" / "jax-tests").mkdir(parents=True, exist_ok=True)
+    (tmp_path / ".cache" / "jax").symlink_to(ROOT / ".cache" / "jax-tests")
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "--steps", "12", "--walk", "3"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= text.WIDTH
+    assert [line[:2] for line in lines if re.match(r"\d\. ", line)] == ["1.", "2.", "3.", "4.", "5."]
+    written = json.loads((tmp_path / "advice.json").read_text())
+    assert [p["where"] for p in written["points"]] == ["w0", "w3"]
+    assert written["alpha"] == 0.03
+    assert written["dtype"] == "float32"
+    said = " ".join(" ".join(lines).split())
+    assert f"Use {written['recommendation']['estimator']}" in said
+    for reason in written["recommendation"]["reasons"]:
+        assert reason in said
+    found = Constants(**{name: written["constants"][name]["value"] for name in constants.UNITS})
+    maml = written["promises"][0]
+    assert maml["alpha"] == pytest.approx(min(0.03, 1 / 6 / found.L))
+    plan = maml["derived"]
+    sizes = BatchSizes(int(plan["B"]), plan["D_in"], plan["D_o"], plan["D_h"])
+    count = theory.theorems()["maml"].iterations(maml["epsilon"], maml["gap"], found, maml["alpha"], sizes)
+    assert plan["iterations"] == count
+    assert re.search(rf"iterations +{rules.number(count)} ", done.stdout)
+    assert re.search(rf"L +{rules.number(found.L)} ", done.stdout)
+    costs = written["costs"]
+    assert costs["fo_maml"]["time"] == 1
+    for cost in costs.values():
+        assert cost["time"] == pytest.approx(cost["seconds"] / costs["fo_maml"]["seconds"])
+        assert cost["memory"] >= 0
+
+
+def test_the_page_says_the_rules():
+    numbers = {"1/2": rules.ALIGNED, "0.9": rules.HF_SHARE, "4 times": rules.MORE_TASKS, "$10^{12}$": 1e12}
+    table = PAGE[PAGE.index("**5.") :]
+    assert [rules.ALIGNED, rules.HF_SHARE, rules.MORE_TASKS, bounds.AFFORDABLE] == [0.5, 0.9, 4, 1e12]
+    for words in numbers:
+        assert words in table
