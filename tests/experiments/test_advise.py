@@ -452,7 +452,9 @@ def advise_here(tmp_path, monkeypatch, capsys):
     names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("wrong_problem", "broken", "lacking"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["experiments", "advise", *words])
@@ -544,21 +546,23 @@ def test_presets_become_problems():
     assert np.isfinite(digits.problem.loss(digits.problem.params, jax.tree.map(lambda b: b[0], batch)))
 
 
-def test_the_page_runs(tmp_path):
-    """The file of docs/advise.md, from its own folder: text, JSON, and numbers that agree."""
+def test_the_page_runs():
+    """The file of docs/advise.md, from its own folder: text, JSON, and numbers that agree.
+
+    The folder stays, because compiled programs are kept in it, and know its name.
+    """
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
-    (tmp_path / "mine.py").write_text(code)
     words = re.search(r"python -m (experiments advise mine.*)", PAGE).group(1).split()
-    # Compiled programs are kept where the other tests keep theirs.
-    (tmp_path / ".cache").mkdir()
-    (ROOT / ".cache" / "jax-tests").mkdir(parents=True, exist_ok=True)
-    (tmp_path / ".cache" / "jax").symlink_to(ROOT / ".cache" / "jax-tests")
+    folder = ROOT / ".cache" / "advise-page"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mine.py").write_text(code)
+    (folder / "advice.json").unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", *words, "--steps", "12", "--walk", "3"],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
     )
@@ -566,7 +570,7 @@ def test_the_page_runs(tmp_path):
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= text.WIDTH
     assert [line[:2] for line in lines if re.match(r"\d\. ", line)] == ["1.", "2.", "3.", "4.", "5."]
-    written = json.loads((tmp_path / "advice.json").read_text())
+    written = json.loads((folder / "advice.json").read_text())
     assert [p["where"] for p in written["points"]] == ["w0", "w3"]
     assert written["alpha"] == 0.03
     assert written["dtype"] == "float32"
