@@ -69,7 +69,8 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
     problem, sizes = about.problem, about.sizes
     for_constants, for_points, for_walk, for_costs = jax.random.split(jax.random.key(options.seed), 4)
     say("measuring L, rho, sigma, sigma_tilde and sigma_h")
-    measured = constants.measure(problem, key=for_constants, task_chunk=about.task_chunk)
+    effort: dict[str, Any] = {"iterations": 8, "starts": 1, "samples": 4} if options.quick else {}
+    measured = constants.measure(problem, key=for_constants, task_chunk=about.task_chunk, **effort)
     found = measured.constants()
     if found.L == 0:
         raise ValueError("L = 0: the loss is linear in the parameters at every point; allowed: a curved loss")
@@ -81,15 +82,16 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
     inner = InnerLoop(about.inner_steps)
     lab = differences.lab(problem, sizes, alpha, arcs, about.task_chunk, inner)
     say(f"drawing {options.steps} steps of {sizes['tasks']} tasks")
-    points = [differences.look(lab, "w0", problem.params, options.steps, for_points)]
+    w = problem.params
+    points = [differences.look(lab, "w0", w, options.steps, for_points)]
     if options.walk:
         say(f"walking {options.walk} steps")
         if about.preset:
             optimizer = outer_optimizer(about.preset)
         else:
             optimizer = scale_by_theorem_step(1.0, found.L, found.rho, alpha)
-        there = differences.walk(lab, problem.params, options.walk, optimizer, for_walk)
-        points.append(differences.look(lab, f"w{options.walk}", there, options.steps, for_points))
+        w = differences.walk(lab, w, options.walk, optimizer, for_walk)
+        points.append(differences.look(lab, f"w{options.walk}", w, options.steps, for_points))
     say("timing")
     costs = differences.costs(lab, problem.params, for_costs)
 
@@ -112,6 +114,7 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
         L=found.L,
         tasks=sizes["tasks"],
         epsilon=options.epsilon,
+        adapted_loss=lambda rate: differences.adapted_loss(lab, w, rate),
     )
     return Advice(
         target=about.what,

@@ -234,11 +234,15 @@ def plan_derived(
         left = 4 * L * kappa * epsilon**2 / smooth - _without_inner(noise, constants, np.asarray(B), D_o)
         inner = noise.inner * constants.sigma_tilde**2
         rest = D_o + extra + fixed / B
-        D_in = _ratio(inner + np.sqrt(inner**2 + np.maximum(left, 0) * inner * rest), left)
-        h = left - inner / D_in
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            total = np.where(h > 0, B * (D_in + rest) / np.where(h > 0, h, 1), np.inf)
-        return total, D_in
+        above = _ratio(inner + np.sqrt(inner**2 + np.maximum(left, 0) * inner * rest), left)
+        both = np.stack(
+            [above, np.maximum(above - 1, 1.0)]
+        )  # convex in D_in: a neighbour of the minimum is best
+        h = left - inner / both
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = np.where(h > 0, B * (both + rest) / np.where(h > 0, h, 1), np.inf)
+        which = np.argmin(total, axis=0)[None]
+        return np.take_along_axis(total, which, 0)[0], np.take_along_axis(both, which, 0)[0]
 
     sizes = _search(cost, extra / 2)
     if sizes is None:

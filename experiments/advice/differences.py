@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.stats
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from experiments.advice.bounds import maml_first
+from experiments.advice.norms import noise, norm_of_mean
 from experiments.benchmarks.timing import medians
 from jaxmaml import estimators, hvp, meta_gradient, tree
 from jaxmaml.constants import Problem
@@ -237,6 +237,12 @@ def objective(lab: Lab, params: PyTree, alpha: float) -> tuple[float, float]:
     return float(F), float(np.linalg.norm(np.asarray(gradient, float)))
 
 
+def adapted_loss(lab: Lab, params: PyTree, alpha: float) -> float:
+    """F of the inner loop in force with this alpha, over all tasks and samples."""
+    params, everyone = jax.tree.map(jnp.asarray, params), Episode(lab.full, lab.full, lab.full)
+    return float(np.mean(_losses(lab.loss, params, everyone, alpha, lab.chunks[1], lab.inner).after))
+
+
 def walk(
     lab: Lab, params: PyTree, steps: int, optimizer: optax.GradientTransformationExtraArgs, key: jax.Array
 ) -> PyTree:
@@ -277,37 +283,6 @@ def costs(lab: Lab, params: PyTree, key: jax.Array) -> dict[str, Cost]:
         )
         for name in calls
     }
-
-
-def norm_of_mean(x: np.ndarray) -> Interval:
-    """b = ||E x|| from independent rows, shape (S, d), without the noise in ||mean x||; 95 % interval.
-
-    u, the mean of <x_s, x_t> over s != t, estimates b^2 with variance 4 b^2 s^2 + a, s^2 that of the mean
-    along itself and a = 2 tr(Cov^2) / (S (S - 1)). The interval holds the b with
-    |u - b^2| <= t (4 b^2 s^2 + a)^{1/2}, t Student's quantile; what is below zero is taken for zero.
-    """
-    S = x.shape[0]
-    scale = float(np.abs(x).max()) or 1.0
-    x = x / scale
-    mean = x.mean(axis=0)
-    centred = x - mean
-    products = centred @ centred.T
-    u = mean @ mean - np.trace(products) / (S * (S - 1))
-    along = centred @ (mean / (np.linalg.norm(mean) or 1.0))
-    s2 = along.var(ddof=1) / S
-    a = 2 * (np.sum(products**2) - np.sum(np.diag(products) ** 2)) / (S * (S - 1)) ** 2
-    t = scipy.stats.t.ppf(0.975, S - 1)
-    middle, half = u + 2 * t**2 * s2, t * np.sqrt(np.maximum(4 * s2 * u + 4 * t**2 * s2**2 + a, 0.0))
-    value, low, high = (scale * float(np.sqrt(max(y, 0.0))) for y in (u, middle - half, middle + half))
-    return Interval(value, low, high, S)
-
-
-def noise(x: np.ndarray) -> Interval:
-    """(E||x - E x||^2)^(1/2) from independent rows, shape (S, d)."""
-    S = x.shape[0]
-    found = interval(np.sum((x - x.mean(axis=0)) ** 2, axis=1) * S / (S - 1))
-    low, mean, high = (float(np.sqrt(max(y, 0.0))) for y in (found.low, found.mean, found.high))
-    return Interval(mean, low, high, S)
 
 
 def _cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ below it if its upper end is; one that contains it is said to be undecided, and 
    are those of starting a program.
 3. HF-MAML with the float-optimal step instead, if its bias is below the tolerance as well and its work is at
    most HF_SHARE of that: otherwise a difference gains nothing over the exact product, and loses digits.
-4. alpha: as in force up to 1/L; beyond, as long as the inner loop lowers the mean loss of all tasks (F < f),
-   else 1/L.
+4. alpha: as in force up to 1/L. Beyond, halved until the inner loop lowers the mean loss of all tasks
+   (F < f), but not below 1/L.
 5. B: as many tasks as make the noise of a step equal to ||grad F||, but not fewer than the theorems ask for,
    20, and not more than MORE_TASKS times those in force.
 6. The outer step: the theorem's c / L~(w), if it is derived for this inner loop and what it then needs for
@@ -20,7 +20,7 @@ below it if its upper end is; one that contains it is said to be undecided, and 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.advice.bounds import AFFORDABLE, Promise
@@ -61,12 +61,14 @@ def recommend(
     L: float,
     tasks: int,
     epsilon: float | None,
+    adapted_loss: Callable[[float], float],
 ) -> Recommendation:
     """By the rules above, from the measurements at one point.
 
     Args:
       alpha, inner_steps, tasks: in force.
       epsilon: as asked for, or None.
+      adapted_loss: alpha -> F at the point, with the inner loop in force.
     """
     maml = next(d for d in point.differences if d.estimator == EXACT)
     tolerance = maml.noise.mean if epsilon is None else epsilon
@@ -74,7 +76,7 @@ def recommend(
     estimator, why = _estimator(point, costs, tolerance, against)
     by_name = {p.name: p for p in promises}
     promise = by_name.get(estimator, by_name[EXACT])  # of one without a theorem, MAML's
-    rate, why_alpha = _alpha(point, alpha, L, promise)
+    rate, why_alpha = _alpha(point, alpha, L, promise, adapted_loss)
     own = next(d for d in point.differences if d.estimator == estimator and d.delta in ("", FLOAT))
     count, why_tasks = _tasks(point, own, tasks)
     step, why_step = _outer_step(promise, rate, inner_steps)
@@ -141,7 +143,9 @@ def _side(x: Interval, tolerance: float) -> str:
     return "is above" if x.low > tolerance else "may be above (more --steps tell)"
 
 
-def _alpha(point: Point, alpha: float, L: float, promise: Promise) -> tuple[float, str]:
+def _alpha(
+    point: Point, alpha: float, L: float, promise: Promise, adapted_loss: Callable[[float], float]
+) -> tuple[float, str]:
     if alpha <= promise.alpha_max * (1 + 1e-12):
         return alpha, f"Keep alpha = {number(alpha)}: the theorem of {promise.name} is derived for it."
     times_derived = number(alpha / promise.alpha_max)
@@ -152,7 +156,14 @@ def _alpha(point: Point, alpha: float, L: float, promise: Promise) -> tuple[floa
     said = f"alpha = {number(alpha)} is {beyond}, and beyond 1/L = {number(1 / L)}"
     if point.f > point.F:
         return alpha, f"{said}; keep it all the same, as {fell}."
-    return 1 / L, f"{said}, and {fell}: lower it to 1/L, and ask again with --alpha {1 / L:.3g}."
+    lower, F = alpha, point.F
+    while lower > 1 / L and not point.f > F:
+        lower = max(lower / 2, 1 / L)
+        F = adapted_loss(lower)
+    lowered = (
+        f"lower it to {number(lower)}, which takes it to {number(F)}, and ask again with --alpha {lower:.3g}"
+    )
+    return lower, f"{said}, and {fell}: {lowered}."
 
 
 def _tasks(point: Point, own: Difference, tasks: int) -> tuple[int, str]:

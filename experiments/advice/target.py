@@ -46,6 +46,8 @@ class Options:
     """samples of the Hessian; None: the preset's, else 10."""
     D_o: int | None = None
     """samples of the outer gradient; None: the preset's, else 10."""
+    quick: bool = False
+    """measure the constants with fewer searches and samples, at a fourth of the cost: for large networks."""
     steps: int = 48
     """steps that are drawn to measure how far the estimators differ."""
     walk: int = 0
