@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -67,19 +66,13 @@ def style() -> Iterator[None]:
         "pdf.fonttype": 42,
     }
     with mpl.rc_context(settings):
-        mpl.use("Agg")
         yield
 
 
 def panels(columns: int, rows: int = 1, *, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     """A row-major list of axes."""
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(width * columns, HEIGHT * rows),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(width * columns, HEIGHT * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
 
 
@@ -138,4 +131,3 @@ def save(figure: Figure, files: Sequence[pathlib.Path]) -> None:
         logging.getLogger("fontTools").setLevel(logging.ERROR)
         key = "CreationDate" if path.suffix == ".pdf" else "Date"
         figure.savefig(path, metadata={key: None})
-    plt.close(figure)

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import pipeline
+from experiments.advice import target
 from experiments.benchmarks.timing import medians
 from experiments.training import problem as problems
 from experiments.training.presets import PRESETS, Evaluation, Method, Preset, digest_of
@@ -44,7 +45,7 @@ SEEDS = range(5)
 POINTS = 10
 """evaluations of a run of the common length."""
 TUNING_SEED = 1000
-VALIDATION_KEY = 77
+POOLS_KEY = 77
 
 
 class Scale(NamedTuple):
@@ -71,7 +72,7 @@ def settings(path: str | None = None) -> dict[str, Preset]:
     network = {"channels": 16, "activation": "softplus", "norm": "task", "pool": "stride"}
     letters: dict[str, Any] = {
         "model": network,
-        "outer": {"tasks": 8, "steps": 300},
+        "outer": {"tasks": 8, "steps": 200},
         "evaluation": {"steps": (1,), "query": 10},
     }
     return {
@@ -89,9 +90,11 @@ def settings(path: str | None = None) -> dict[str, Preset]:
             evaluation={"steps": (1,)},
         ),
         "fashion_mnist": preset("fashion_mnist", outer={"steps": 600}, evaluation={"steps": (1,)}),
-        "omniglot_1shot": preset("omniglot", data={"path": path}, **letters),
+        "omniglot_1shot": preset("omniglot", data={"path": path, "query": 5}, **letters),
         "omniglot_5shot": preset(
-            "omniglot", data={"path": path, "support": 5, "hessian": 5}, inner={"alpha": 0.4}, **letters
+            "omniglot",
+            data={"path": path, "support": 5, "hessian": 5, "query": 5},
+            **letters,
         ),
     }
 
@@ -157,10 +160,7 @@ def with_rate(preset: Preset, rate: float) -> Preset:
 
 def with_constants(preset: Preset) -> tuple[Preset, constants.MeasuredConstants]:
     """The preset with L and rho as measured at and near the initial network: lower estimates."""
-    built = problems.build(preset)
-    episodes = built.training.episodes(jax.random.key(VALIDATION_KEY), 8)
-    pools = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *episodes)
-    problem = constants.from_pools(built.loss, built.params, pools)
+    problem, _ = target.of_preset(preset, jax.random.key(POOLS_KEY), tasks=8, samples=30)
     found = constants.measure(problem, key=jax.random.key(0), iterations=12, starts=1, samples=2)
     outer = dataclasses.replace(preset.outer, L=found.L.value, rho=found.rho.value)
     return dataclasses.replace(preset, outer=outer), found
