@@ -54,8 +54,8 @@ ALLOWED: dict[str, tuple] = {
 """what both sides can express exactly."""
 BLOCK = 10
 """outer steps of one library before it is the other's turn."""
-TWINS = 3
-"""more runs of jaxmaml, whose initial parameters differ in the last digit: the chance in training."""
+TWINS = 4
+"""more runs of each library, whose initial parameters differ in the last digit: the chance in training."""
 TRIALS = 5
 """meta-gradients with each number of torch threads, before the faster is taken."""
 NAME = "benchmarks_learn2learn.md"
@@ -95,8 +95,9 @@ def run(preset: Preset) -> list[str]:
         return draw(problem.training, key, preset.outer.tasks)
 
     test = draw(problem.test, jax.random.key(preset.evaluation.seed), preset.evaluation.episodes)
-    one, *twins = ours(preset, problem, batch(0))
-    sides = one, theirs(preset, problem, batch(0))
+    starts = [problem.params, *(in_last_digit(problem.params, seed) for seed in range(TWINS))]
+    (one, *twins), (other, *others) = (make(preset, problem, starts, batch(0)) for make in (ours, theirs))
+    sides = one, other
     first, second = (np.concatenate([g.ravel() for g in s.gradient(s.prepare(batch(0)))]) for s in sides)
     before = measure(sides, test)
     took: tuple[list[Took], list[Took]] = [], []
@@ -108,15 +109,15 @@ def run(preset: Preset) -> list[str]:
                 started, busy = time.perf_counter(), time.process_time()
                 side.step(prepared)
                 times.append(Took(time.perf_counter() - started, time.process_time() - busy))
-        for twin in twins:
+        for twin in (*twins, *others):
             for e in episodes:
-                twin.step(e)
+                twin.step(twin.prepare(e))
     after = measure(sides, test)
-    again = [twin.accuracies(test) for twin in twins]
+    again = [measure(pair, test) for pair in zip(twins, others, strict=True)]
     return [
         *heading(preset),
         *accuracy_table(preset, sides, {0: before, preset.outer.steps: after}),
-        *chance_table(after, again),
+        *chance_table([after, *again]),
         *seconds_table(sides, took),
         *gradient_lines(first, second, preset),
     ]
@@ -125,8 +126,8 @@ def run(preset: Preset) -> list[str]:
 # jaxmaml
 
 
-def ours(preset: Preset, problem: Problem, example: Episode) -> list[Side]:
-    """jaxmaml, its outer step one compiled program; the twins after it."""
+def ours(preset: Preset, problem: Problem, starts: list[PyTree], example: Episode) -> list[Side]:
+    """jaxmaml from each start, its outer step one compiled program."""
     optimizer = problems.outer_optimizer(preset)
     estimator = estimators.get(preset.method.estimator)
     inner = problems.inner_loop(preset, preset.inner.steps)
@@ -167,7 +168,7 @@ def ours(preset: Preset, problem: Problem, example: Episode) -> list[Side]:
             compile_s,
         )
 
-    return [side(problem.params), *(side(in_last_digit(problem.params, seed)) for seed in range(TWINS))]
+    return [side(start) for start in starts]
 
 
 def in_last_digit(tree: PyTree, seed: int) -> PyTree:
@@ -193,17 +194,28 @@ def in_torch_layout(tree: PyTree) -> list[np.ndarray]:
 # learn2learn
 
 
-def theirs(preset: Preset, problem: Problem, example: Episode) -> Side:
-    """learn2learn as in its own examples: clone, adapt and backward, task by task.
-
-    With one thread of torch or one a core, whichever is faster on the example.
-    """
+def theirs(preset: Preset, _: Problem, starts: list[PyTree], example: Episode) -> list[Side]:
+    """learn2learn from each start, with one thread of torch or one a core, whichever is faster."""
     # Threads of torch that wait would otherwise spin, on the cores that jaxmaml has its turn on.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     MAML = learn2learn_maml()
-    maml = MAML(torch_network(preset, problem), lr=preset.inner.alpha)
+    sides = [_theirs(preset, MAML(torch_network(preset, at), lr=preset.inner.alpha)) for at in starts]
+
+    def trial(threads: int) -> float:
+        torch.set_num_threads(threads)
+        tasks = sides[0].prepare(example)
+        return min(timeit.repeat(lambda: sides[0].gradient(tasks), number=1, repeat=TRIALS))
+
+    torch.set_num_threads(min((1, len(os.sched_getaffinity(0))), key=trial))
+    return sides
+
+
+def _theirs(preset: Preset, maml: Any) -> Side:
+    """As in learn2learn's own examples: clone, adapt and backward, task by task."""
+    import torch
+
     optimizer = torch.optim.Adam(maml.parameters(), lr=preset.outer.rate)
     loss = torch.nn.functional.cross_entropy
 
@@ -214,10 +226,6 @@ def theirs(preset: Preset, problem: Problem, example: Episode) -> Side:
 
     def prepare(episodes: Episode) -> list[tuple]:
         return list(zip(*tensors(episodes.inner), *tensors(episodes.outer), strict=True))
-
-    def trial(threads: int) -> float:
-        torch.set_num_threads(threads)
-        return min(timeit.repeat(lambda: backward(tasks), number=1, repeat=TRIALS))
 
     def backward(tasks: list[tuple]) -> None:
         optimizer.zero_grad()
@@ -250,8 +258,6 @@ def theirs(preset: Preset, problem: Problem, example: Episode) -> Side:
                 found.append(float((learner(x_query).argmax(1) == y_query).double().mean()))
         return np.array(found)
 
-    tasks = prepare(example)
-    torch.set_num_threads(min((1, len(os.sched_getaffinity(0))), key=trial))
     return Side("learn2learn", prepare, gradient, step, accuracies, 0.0)
 
 
@@ -271,8 +277,8 @@ def learn2learn_maml() -> Any:
     return MAML
 
 
-def torch_network(preset: Preset, problem: Problem) -> Any:
-    """jaxmaml.models.Conv4 in torch.nn, with the parameters of the problem."""
+def torch_network(preset: Preset, start: PyTree) -> Any:
+    """jaxmaml.models.Conv4 in torch.nn, with these parameters."""
     import torch
     from torch import nn
 
@@ -297,8 +303,8 @@ def torch_network(preset: Preset, problem: Problem) -> Any:
     network = nn.Sequential(*layers, *ends, nn.Flatten(), nn.Linear(places * channels, ways))
     network = network.to(getattr(torch, preset.precision))
     with torch.no_grad():
-        for p, start in zip(network.parameters(), in_torch_layout(problem.params), strict=True):
-            p.copy_(torch.from_numpy(start))
+        for p, array in zip(network.parameters(), in_torch_layout(start), strict=True):
+            p.copy_(torch.from_numpy(array))
     return network
 
 
@@ -363,19 +369,20 @@ def accuracy_table(
     ]
 
 
-def chance_table(after: dict[int, list[np.ndarray]], again: list[dict[int, np.ndarray]]) -> list[str]:
+def chance_table(runs: list[dict[int, list[np.ndarray]]]) -> list[str]:
     rows = []
-    for k, (first, other) in after.items():
-        runs = np.array([first.mean(), *(twin[k].mean() for twin in again)])
-        middle, n = runs.mean(), len(runs)
-        half = scipy.stats.t.ppf(0.975, n - 1) * runs.std(ddof=1) * np.sqrt(1 + 1 / n)
-        values = ", ".join(f"{a:.4f}" for a in runs)
-        rows.append([f"{k}", values, f"[{middle - half:.4f}, {middle + half:.4f}]", f"{other.mean():.4f}"])
+    for k in runs[0]:
+        means = [[found[k][library].mean() for found in runs] for library in (0, 1)]
+        test = scipy.stats.ttest_ind(*means, equal_var=False)
+        low, high = test.confidence_interval(0.95)
+        listed = [", ".join(f"{a:.4f}" for a in of) for of in means]
+        difference = f"{np.mean(means[0]) - np.mean(means[1]):.4f} [{low:.4f}, {high:.4f}]"
+        rows.append([f"{k}", *listed, difference])
     return [
-        f"The chance in training: the same run of jaxmaml, then {TWINS} whose initial parameters differ in",
-        "the last digit, with the 95 % prediction interval of one more such run:",
+        f"The chance in training: the two runs above, then {TWINS} more of each library whose initial",
+        "parameters differ in the last digit; the difference of the means with Welch's 95 % interval.",
         "",
-        *table(["inner steps", "jaxmaml, each run", "95 %, one more run", "learn2learn"], rows),
+        *table(["inner steps", "jaxmaml, each run", "learn2learn, each run", "difference"], rows),
     ]
 
 

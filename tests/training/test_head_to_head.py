@@ -115,6 +115,26 @@ def test_from_training_to_figures(results_here, monkeypatch):
     assert "Digits, 3-way 5-shot | HF-MAML, float-optimal delta" in table
 
 
+@pytest.mark.parametrize("best", [1e-3, 1e-5, 0.1])
+def test_rates_reach_beyond_their_ends(monkeypatch, best):
+    """The rate nearest to the best, also outside those tried at first; a run that diverges is not chosen."""
+    looks = []
+
+    def trained(_, presets, steps):
+        rates = np.array([preset.outer.rate for preset in presets])
+        looks.append(rates)
+        assert {preset.seed for preset in presets} == {head_to_head.TUNING_SEED}
+        losses = np.where(rates > 0.5, np.nan, abs(np.log(rates / best)))
+        rows = [
+            (lane, step, loss + 9 * (step == 0)) for lane, loss in enumerate(losses) for step in (0, steps)
+        ]
+        return pd.DataFrame(rows, columns=["lane", "step", "validation"])
+
+    monkeypatch.setattr(head_to_head, "trained", trained)
+    assert head_to_head.tuned("digits", "maml", tiny()) == best
+    assert len(looks) == (1 if best == 1e-3 else 2)
+
+
 def test_missing_tables_and_unknown_scale(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"curves.csv is missing; make it with"):
         figures.draw(tmp_path)
