@@ -69,8 +69,9 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
     problem, sizes = about.problem, about.sizes
     for_constants, for_points, for_walk, for_costs = jax.random.split(jax.random.key(options.seed), 4)
     say("measuring L, rho, sigma, sigma_tilde and sigma_h")
-    effort: dict[str, Any] = {"iterations": 8, "starts": 1, "samples": 4} if options.quick else {}
-    measured = constants.measure(problem, key=for_constants, task_chunk=about.task_chunk, **effort)
+    effort = target.effort(options)
+    how: dict[str, Any] = effort.measure
+    measured = constants.measure(problem, key=for_constants, task_chunk=about.task_chunk, **how)
     found = measured.constants()
     if found.L == 0:
         raise ValueError("L = 0: the loss is linear in the parameters at every point; allowed: a curved loss")
@@ -81,9 +82,9 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
     arcs = difference_arcs(found.rho, alpha, sizes["tasks"], dtype)
     inner = InnerLoop(about.inner_steps)
     lab = differences.lab(problem, sizes, alpha, arcs, about.task_chunk, inner)
-    say(f"drawing {options.steps} steps of {sizes['tasks']} tasks")
+    say(f"drawing {effort.steps} steps of {sizes['tasks']} tasks")
     w = problem.params
-    points = [differences.look(lab, "w0", w, options.steps, for_points)]
+    points = [differences.look(lab, "w0", w, effort.steps, for_points)]
     if options.walk:
         say(f"walking {options.walk} steps")
         if about.preset:
@@ -91,7 +92,7 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
         else:
             optimizer = scale_by_theorem_step(1.0, found.L, found.rho, alpha)
         w = differences.walk(lab, w, options.walk, optimizer, for_walk)
-        points.append(differences.look(lab, f"w{options.walk}", w, options.steps, for_points))
+        points.append(differences.look(lab, f"w{options.walk}", w, effort.steps, for_points))
     say("timing")
     costs = differences.costs(lab, problem.params, for_costs)
 

@@ -19,6 +19,20 @@ from experiments.training.presets import PRESETS, Preset
 from jaxmaml.checks import check_params, check_positive, check_step_count, unknown
 from jaxmaml.constants import Problem, from_pools
 
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is drawn and searched; what the options name is theirs."""
+
+    pools: int = 24
+    pool: int = 120
+    steps: int = 48
+    measure: dict[str, int] = dataclasses.field(default_factory=dict)
+    """arguments of jaxmaml.constants.measure."""
+
+
+QUICK = Effort(5, 10, 12, {"iterations": 8, "starts": 1, "samples": 4})
+"""for a network of which a gradient takes milliseconds a sample."""
 SIZES = {"tasks": 20, "D_in": 10, "D_h": 10, "D_o": 10}
 """of a step, where neither a preset nor the user says."""
 
@@ -46,10 +60,10 @@ class Options:
     """samples of the Hessian; None: the preset's, else 10."""
     D_o: int | None = None
     """samples of the outer gradient; None: the preset's, else 10."""
-    quick: bool = False
-    """measure the constants with fewer searches and samples, at a fourth of the cost: for large networks."""
-    steps: int = 48
-    """steps that are drawn to measure how far the estimators differ."""
+    quick: bool | None = None
+    """fewer searches, draws, pools and samples; None: for a preset with a convolutional network."""
+    steps: int | None = None
+    """steps that are drawn to measure how far the estimators differ; None: 48, quick 12."""
     walk: int = 0
     """look again, and advise, where this many noisy MAML steps lead: of the preset's optimiser, else of size
     1/L~(w)."""
@@ -57,10 +71,10 @@ class Options:
     """tasks vectorised together; None: the preset's, else all of them."""
     path: str | None = None
     """preset: folder with the files of its data set."""
-    pools: int = 24
-    """preset: tasks drawn from its distribution, and taken for all there are."""
-    pool: int = 120
-    """preset: samples of each of them, as far as there are."""
+    pools: int | None = None
+    """preset: tasks drawn from its distribution, and taken for all there are; None: 24, quick 5."""
+    pool: int | None = None
+    """preset: samples of each of them, as far as there are; None: 120, quick 10."""
     seed: int = 0
     """of every draw."""
     precision: Literal["float32", "float64"] | None = None
@@ -122,6 +136,15 @@ def precision(options: Options) -> Literal["float32", "float64"]:
     return options.precision or (preset.precision if preset else "float32")
 
 
+def effort(options: Options) -> Effort:
+    """What the options name, and the rest as the target needs it."""
+    preset = PRESETS.get(options.target)
+    large = preset is not None and preset.model.kind == "conv4"
+    chosen = QUICK if options.quick or (options.quick is None and large) else Effort()
+    asked = {name: getattr(options, name) for name in ("pools", "pool", "steps")}
+    return dataclasses.replace(chosen, **{name: n for name, n in asked.items() if n is not None})
+
+
 def resolve(options: Options) -> Target:
     """The problem that was asked for.
 
@@ -140,10 +163,11 @@ def resolve(options: Options) -> Target:
     preset = PRESETS[options.target]
     data = dataclasses.replace(preset.data, path=options.path or preset.data.path)
     preset = dataclasses.replace(preset, data=data, precision=precision(options))
-    problem, samples = of_preset(preset, jax.random.key(options.seed), options.pools, options.pool)
+    drawn = effort(options)
+    problem, samples = of_preset(preset, jax.random.key(options.seed), drawn.pools, drawn.pool)
     return Target(
         problem,
-        f"the preset {preset.name} ({options.pools} of its training tasks, {samples} samples each)",
+        f"the preset {preset.name} ({drawn.pools} of its training tasks, {samples} samples each)",
         sizes_of(preset) | asked,
         options.alpha or preset.inner.alpha,
         options.inner_steps or preset.inner.steps,

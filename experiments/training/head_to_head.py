@@ -8,6 +8,7 @@ are smooth, as the theory asks.
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
@@ -59,7 +60,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "smoke": Scale(16, 200, ("sinusoid", "digits")),
-    "default": Scale(200, 1, ("sinusoid", "digits", "fashion_mnist", "omniglot_1shot", "omniglot_5shot")),
+    "default": Scale(100, 1, ("sinusoid", "digits", "fashion_mnist", "omniglot_1shot", "omniglot_5shot")),
 }
 
 
@@ -74,7 +75,7 @@ def settings(path: str | None = None) -> dict[str, Preset]:
     network = {"channels": 16, "activation": "softplus", "norm": "task", "pool": "stride"}
     letters: dict[str, Any] = {
         "model": network,
-        "outer": {"tasks": 8, "steps": 200},
+        "outer": {"tasks": 8, "steps": 150},
         "evaluation": {"steps": (1,), "query": 10},
     }
     return {
@@ -88,10 +89,10 @@ def settings(path: str | None = None) -> dict[str, Preset]:
             "digits",
             model={"hidden": (64, 64)},
             inner={"alpha": 0.2, "steps": 1},
-            outer={"steps": 600, "tasks": 40},
+            outer={"steps": 300, "tasks": 40},
             evaluation={"steps": (1,)},
         ),
-        "fashion_mnist": preset("fashion_mnist", outer={"steps": 600}, evaluation={"steps": (1,)}),
+        "fashion_mnist": preset("fashion_mnist", outer={"steps": 300}, evaluation={"steps": (1,)}),
         "omniglot_1shot": preset("omniglot", data={"path": path, "query": 5}, **letters),
         "omniglot_5shot": preset(
             "omniglot",
@@ -204,7 +205,10 @@ def lanes(presets: list[Preset]) -> Lanes:
 
 
 def trained(label: str, presets: list[Preset], steps: int) -> pd.DataFrame:
-    """Rows (lane, step, loss, value, validation); from disk where they were trained before."""
+    """Rows (lane, step, training, loss, value); from disk where they were trained before.
+
+    training: the loss on fixed episodes of training tasks; loss, value: on those of test tasks.
+    """
     key = json.dumps([[digest_of(preset) for preset in presets], steps], sort_keys=True)
     networks = sorted((results.PACKAGE / "models").glob("*.py"))
     ours = (pathlib.Path(problems.__file__), pathlib.Path(__file__))
@@ -219,12 +223,10 @@ def trained(label: str, presets: list[Preset], steps: int) -> pd.DataFrame:
     evaluation = presets[0].evaluation
     for step in range(0, steps + 1, evaluation.every):
         state = runs.advance(state, step, runs.problem.training)
+        training, _ = _means(runs, state, runs.problem.training, evaluation)
         test = _means(runs, state, runs.problem.test, evaluation)
-        # Training tasks choose between rates, at the end only.
-        last = step + evaluation.every > steps
-        held = _means(runs, state, runs.problem.training, evaluation) if last else np.full_like(test, np.nan)
-        rows += [[lane, step, *test[:, lane], held[0, lane]] for lane in range(len(presets))]
-    table = pd.DataFrame(rows, columns=["lane", "step", "loss", "value", "validation"])
+        rows += [[lane, step, training[lane], *test[:, lane]] for lane in range(len(presets))]
+    table = pd.DataFrame(rows, columns=["lane", "step", "training", "loss", "value"])
     results.write_table(path, table)
     print(f"{label}: {steps} steps, {time.perf_counter() - started:.0f} s", flush=True)
     return table
@@ -242,7 +244,7 @@ def tuned(name: str, method: str, preset: Preset) -> float:
     def losses(rates: tuple[float, ...]) -> pd.Series:
         presets = [with_rate(preset, rate) for rate in rates]
         curve = trained(f"{name}: {method}, tuning", presets, preset.outer.steps)
-        last = curve[curve.step == curve.step.max()].sort_values("lane").validation
+        last = curve[curve.step == curve.step.max()].sort_values("lane").training
         return pd.Series(last.to_numpy(), rates).fillna(np.inf)
 
     found = losses(RATES)
@@ -266,10 +268,10 @@ def seconds_a_step(variants: dict[str, Preset]) -> dict[str, float]:
 def at_budgets(
     curves: pd.DataFrame, steps: int, costs: dict[str, float], seconds: dict[str, float]
 ) -> pd.DataFrame:
-    """Value of each method where it has used as much as MAML in `steps` steps, by kind of budget.
+    """Each method where it has used as much as MAML in `steps` steps, by kind of budget.
 
-    value, low, high: mean and 95 % interval over seeds; difference, difference_low, difference_high: against
-    MAML, paired by seed.
+    By measure, the loss on training tasks and the value on test tasks: value, low, high, mean and 95 %
+    interval over seeds; difference, difference_low, difference_high, against MAML, paired by seed.
     """
     rows = []
     for budget, price in (("steps", dict.fromkeys(costs, 1.0)), ("gradients", costs), ("seconds", seconds)):
@@ -278,12 +280,13 @@ def at_budgets(
             allowed = steps * price[REFERENCE] / price[str(method)] * (1 + 1e-9)
             reached = curve[curve.step <= allowed]
             found[method] = reached[reached.step == reached.step.max()].set_index("seed")
-        for method, last in found.items():
-            mean = results.interval(last.value)
-            paired = results.interval(last.value - found[REFERENCE].value)
+        for measure, (method, last) in itertools.product(("training", "value"), found.items()):
+            mean = results.interval(last[measure])
+            paired = results.interval(last[measure] - found[REFERENCE][measure])
             rows.append(
                 {
                     "budget": budget,
+                    "measure": measure,
                     "method": method,
                     "step": int(last.step.iloc[0]),
                     "rate": float(last.rate.iloc[0]),
@@ -306,13 +309,15 @@ def averaged(curves: pd.DataFrame, costs: dict[str, float], seconds: dict[str, f
     for (method, step), group in curves.groupby(["method", "step"], sort=False):
         found = results.interval(group.value)
         gradients, clock = step * costs[method], step * seconds[method] / seconds[REFERENCE]
-        rows.append([method, step, gradients, clock, found.mean, found.low, found.high, group.loss.mean()])
-    columns = ["method", "step", "gradients", "seconds_in_steps_of_maml", "value", "low", "high", "loss"]
+        losses = group.training.mean(), group.loss.mean()
+        rows.append([method, step, gradients, clock, found.mean, found.low, found.high, *losses])
+    columns = ["method", "step", "gradients", "seconds_in_steps_of_maml", "value", "low", "high"]
+    columns += ["training", "loss"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def theorem_steps(name: str, preset: Preset, measured: constants.MeasuredConstants) -> pd.DataFrame:
-    """MAML from one seed with multiples of the theorem's step: loss and value against steps."""
+    """MAML from one seed with multiples of the theorem's step: losses and value against steps."""
     preset = with_method(preset, REFERENCE)
     variants = [
         dataclasses.replace(

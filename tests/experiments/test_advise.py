@@ -556,6 +556,15 @@ def test_bad_input_gets_one_line(advise_here, tmp_path, words, said):
     assert re.search("^error: .*(" + said.replace("?", "[?]") + ")", lines[-1])
 
 
+def test_effort_follows_the_network():
+    """Convolutional presets are measured with less, unless the options say otherwise."""
+    assert target.effort(Options("omniglot")) == target.QUICK
+    assert target.effort(Options("omniglot", quick=False)) == target.Effort()
+    assert target.effort(Options("mine:problem")) == target.Effort()
+    some = target.effort(Options("digits", quick=True, steps=5, pool=7))
+    assert some == dataclasses.replace(target.QUICK, steps=5, pool=7)
+
+
 def test_presets_become_problems():
     """Pools of so many tasks and samples, with labels of every class; sizes are those of the preset."""
     sinusoid = target.resolve(Options("sinusoid", pools=3, pool=7))

@@ -45,25 +45,31 @@ def test_lanes_are_single_runs(results_here, variants):
         )
     ends = found[found.step == 4]
     assert ends.loss.nunique() == 2
-    assert list(found.columns) == ["lane", "step", "loss", "value", "validation"]
+    assert list(found.columns) == ["lane", "step", "training", "loss", "value"]
     again = head_to_head.trained("digits", variants, 4)
     pd.testing.assert_frame_equal(found, again)
 
 
 def curve(method, shift, steps, seeds=(0, 1, 2)):
-    """value = shift + seed/10 + step/1000 at steps 0, 10, ..."""
+    """value = shift + seed/10 + step/1000 at steps 0, 10, ..., twice the loss on training tasks."""
     rows = [
         (method, 0.1, s, k, shift + s / 10 + k / 1000, 0.0) for s in seeds for k in range(0, steps + 1, 10)
     ]
-    return pd.DataFrame(rows, columns=["method", "rate", "seed", "step", "value", "loss"])
+    table = pd.DataFrame(rows, columns=["method", "rate", "seed", "step", "value", "loss"])
+    return table.assign(training=table.value / 2)
 
 
 def test_budgets():
     """100 steps of MAML buy 200 of a method at half the gradients and 150 at 2/3 of the seconds."""
     curves = pd.concat([curve("maml", 0.0, 100), curve("fo_maml", 0.05, 200)], ignore_index=True)
-    found = head_to_head.at_budgets(
-        curves, 100, {"maml": 4.0, "fo_maml": 2.0}, {"maml": 0.3, "fo_maml": 0.2}
-    ).set_index(["method", "budget"])
+    found = head_to_head.at_budgets(curves, 100, {"maml": 4.0, "fo_maml": 2.0}, {"maml": 0.3, "fo_maml": 0.2})
+    both = found.set_index(["method", "budget", "measure"])
+    np.testing.assert_allclose(
+        2 * both.xs("training", level=2)[["value", "low", "difference", "difference_high"]],
+        both.xs("value", level=2)[["value", "low", "difference", "difference_high"]],
+        atol=1e-12,
+    )
+    found = both.xs("value", level=2)
     for budget, step in (("steps", 100), ("gradients", 200), ("seconds", 150)):
         row = found.loc["fo_maml", budget]
         assert row.step == step
@@ -79,11 +85,11 @@ def test_budgets():
 
 def test_best_multiple():
     rows = [
-        ("digits", m, k, loss if k else 1.5, loss + 1 if k else np.nan, 0.2, 4.0, 9.0)
+        ("digits", m, k, loss + 1, loss if k else 1.5, 0.2, 4.0, 9.0)
         for m, loss in ((1.0, 1.4), (10.0, 0.7), (100.0, 0.9), (1e3, np.nan))
         for k in (0, 5)
     ]
-    names = ["setting", "multiple", "step", "loss", "validation", "alpha", "L", "rho"]
+    names = ["setting", "multiple", "step", "loss", "training", "alpha", "L", "rho"]
     best = figures.best_multiple(pd.DataFrame(rows, columns=names)).iloc[0]
     assert (best.multiple, best.best, best.theorem, best.start) == (10.0, 0.7, 1.4, 1.5)
     np.testing.assert_allclose(best.alpha_L, 0.8)
@@ -100,7 +106,7 @@ def test_from_training_to_figures(results_here, monkeypatch):
     }
     monkeypatch.setattr(head_to_head, "METHODS", methods)
     where = head_to_head.run("smoke")
-    summary = pd.read_csv(where / "summary.csv").set_index(["method", "budget"])
+    summary = figures.on_test_tasks(pd.read_csv(where / "summary.csv")).set_index(["method", "budget"])
     assert summary.loc["fo_maml", "gradients"].step == 8
     assert summary.loc["fo_maml", "steps"].step == 4
     # The float-optimal difference is MAML up to rounding, with the same draws; FO-MAML is another method.
@@ -128,7 +134,7 @@ def test_rates_reach_beyond_their_ends(monkeypatch, best):
         rows = [
             (lane, step, loss + 9 * (step == 0)) for lane, loss in enumerate(losses) for step in (0, steps)
         ]
-        return pd.DataFrame(rows, columns=["lane", "step", "validation"])
+        return pd.DataFrame(rows, columns=["lane", "step", "training"])
 
     monkeypatch.setattr(head_to_head, "trained", trained)
     assert head_to_head.tuned("digits", "maml", tiny()) == best
