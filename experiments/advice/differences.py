@@ -35,7 +35,7 @@ from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, descend, pull_back
 from jaxmaml.results import Interval, interval
 from jaxmaml.types import Episode, PyTree
 
-EXACT, FIRST = "maml", "fo_maml"
+EXACT, FIRST, SAME = "maml", "fo_maml", "maml_same_batch"
 SECONDS = 8.0
 """that the timing may take, beyond 3 repetitions."""
 

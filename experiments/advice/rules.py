@@ -8,7 +8,8 @@ below it if its upper end is; one that contains it is said to be undecided, and 
 2. Else, of the methods without a difference step whose bias is below the tolerance (that of `maml` is zero:
    it is what the others are compared with), the one with the least work, time of a step times noise^2: the
    time that it takes to average the noise down to a given level. Times below SHORTEST count as equal: they
-   are those of starting a program.
+   are those of starting a program. Beyond alpha = 1/L it is `maml_same_batch`, whatever its bias: `maml` may
+   fail there, with a bias through D_in that grows as it trains (docs/findings/alpha-beyond-L.md).
 3. HF-MAML with the float-optimal step instead, if its bias is below the tolerance as well and its work is at
    most HF_SHARE of that: otherwise a difference gains nothing over the exact product, and loses digits.
 4. alpha: as in force up to 1/L. Beyond, halved until the inner loop lowers the mean loss of all tasks
@@ -24,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.advice.bounds import AFFORDABLE, Promise
-from experiments.advice.differences import EXACT, FIRST, Cost, Difference, Point
+from experiments.advice.differences import EXACT, FIRST, SAME, Cost, Difference, Point
 from jaxmaml.results import Interval
 from jaxmaml.theory import drift
 
@@ -73,7 +74,8 @@ def recommend(
     maml = next(d for d in point.differences if d.estimator == EXACT)
     tolerance = maml.noise.mean if epsilon is None else epsilon
     against = f"{'the noise of a step' if epsilon is None else 'epsilon'}, {number(tolerance)}"
-    estimator, why = _estimator(point, costs, tolerance, against)
+    beyond = f"1/L = {number(1 / L)}" if alpha > 1 / L else None
+    estimator, why = _estimator(point, costs, tolerance, against, beyond)
     by_name = {p.name: p for p in promises}
     promise = by_name.get(estimator, by_name[EXACT])  # of one without a theorem, MAML's
     rate, why_alpha = _alpha(point, alpha, L, promise, adapted_loss)
@@ -84,9 +86,9 @@ def recommend(
 
 
 def _estimator(
-    point: Point, costs: Mapping[str, Cost], tolerance: float, against: str
+    point: Point, costs: Mapping[str, Cost], tolerance: float, against: str, beyond: str | None
 ) -> tuple[str, list[str]]:
-    """Rules 1 to 3: the estimator, and one sentence on each."""
+    """Rules 1 to 3: the estimator, and one sentence on each; `beyond` is what alpha exceeds."""
     fo = next(d for d in point.differences if d.estimator == FIRST)
     hf = next(d for d in point.differences if d.delta == FLOAT)
     exact = [d for d in point.differences if d.estimator != FIRST and not d.delta]
@@ -100,6 +102,11 @@ def _estimator(
     else:
         why = f"{stall} is below {against}, and {cosine} is above {ALIGNED}"
         return FIRST, [f"Use {FIRST}: {why}. It needs no Hessian, and no other costs less."]
+
+    if beyond:
+        why = "the gradient, without bias, of the loss after an inner step on D_in samples"
+        other = f"{EXACT}: beyond {beyond} its bias through the noise of D_in may grow as it trains"
+        return SAME, [f"Use {SAME}: {why}.", *map(_not, [*objections, other])]
 
     def too_large(d: Difference) -> str:
         return f"{d.estimator}: its bias, {with_interval(d.bias)}, {_side(d.bias, tolerance)} {against}"

@@ -435,6 +435,19 @@ def test_the_least_work_among_exact_products(looks):
     assert advised(biased, slow | {"hf_maml": Cost(0.001, 0.1, 1)}).estimator == "maml"
 
 
+def test_beyond_the_theory_the_batch_is_shared(looks):
+    """Above alpha = 1/L maml_same_batch, unless FO-MAML will do; at 1/L by the work as below."""
+    point = changed(looks[False][1], "maml_same_batch", bias=Interval(9.0, 8.0, 10.0, 48))
+    point = dataclasses.replace(point, stall=Interval(9.0, 8.0, 10.0, 48), f=2.0, F=1.0)
+    assert advised(point, alpha=1 / CONSTANTS.L).estimator == "maml"
+    found = advised(point, alpha=1.01 / CONSTANTS.L)
+    assert found.estimator == "maml_same_batch"
+    assert "Not maml: beyond 1/L = 0.588" in " ".join(found.reasons)
+    still = dataclasses.replace(point, stall=Interval(0.0, 0.0, 0.0, 48))
+    still = changed(still, "fo_maml", cosine=Interval(0.9, 0.8, 1.0, 48))
+    assert advised(still, alpha=1.01 / CONSTANTS.L).estimator == "fo_maml"
+
+
 def test_alpha(looks):
     """Beyond 1/L it is halved until adaptation helps, and at least 1/L."""
     point, L = looks[True][1], CONSTANTS.L
