@@ -145,7 +145,7 @@ def theory_step(theory: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         axis.set(xlabel="outer steps", title=NAMES[setting], yscale="log")
         axis.set_ylabel(f"loss on training tasks ({'squared units of y' if squared else 'nats'})")
         start = float(rows.training[rows.step == 0].iloc[0])
-        axis.set_ylim(top=4 * start)
+        axis.set_ylim(top=1.5 * start)
     for axis in axes[len(settings) :]:
         axis.set_visible(False)
     return plotting.finish(
