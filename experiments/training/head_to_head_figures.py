@@ -182,7 +182,8 @@ def table(summary: pd.DataFrame, theory: pd.DataFrame) -> str:
     lines = ["# Head to head on real data", ""]
     lines += [
         "One inner step, Adam with a rate tuned for each method, the same seeds and draws for all; mean over",
-        "seeds with its 95 % interval. Cost: of a step, in MAML's. Accuracies of Omniglot are transductive.",
+        "seeds with its 95 % interval, which does not hold the chance in the episodes: they are the same for",
+        "all. Cost: of a step, in MAML's. Accuracies of Omniglot are transductive.",
         "",
         "## Test tasks: mean squared error, accuracy",
         "",
