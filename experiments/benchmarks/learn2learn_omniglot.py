@@ -98,6 +98,7 @@ def run(preset: Preset) -> list[str]:
     starts = [problem.params, *(in_last_digit(problem.params, seed) for seed in range(TWINS))]
     (one, *twins), (other, *others) = (make(preset, problem, starts, batch(0)) for make in (ours, theirs))
     sides = one, other
+    head = heading(preset)  # first, since it looks for what may not be installed
     first, second = (np.concatenate([g.ravel() for g in s.gradient(s.prepare(batch(0)))]) for s in sides)
     before = measure(sides, test)
     took: tuple[list[Took], list[Took]] = [], []
@@ -115,7 +116,7 @@ def run(preset: Preset) -> list[str]:
     after = measure(sides, test)
     again = [measure(pair, test) for pair in zip(twins, others, strict=True)]
     return [
-        *heading(preset),
+        *head,
         *accuracy_table(preset, sides, {0: before, preset.outer.steps: after}),
         *chance_table([after, *again]),
         *seconds_table(sides, took),
