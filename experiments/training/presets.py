@@ -166,7 +166,7 @@ _PRESETS = (
         ),
     ),
     (
-        "5-way 1-shot Omniglot (small sets), convolutional network; half an hour on 2 cores",
+        "5-way 1-shot Omniglot (small sets), convolutional network; ten minutes on 2 cores",
         Preset(
             "omniglot",
             Data("omniglot", ways=5, support=1, hessian=1, query=10),
