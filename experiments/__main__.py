@@ -15,7 +15,7 @@ Scale = Literal["smoke", "default", "full"]
 Experiment = Annotated[str, tyro.conf.arg(help="a claim's name (see `list`), or all")]
 
 
-def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: int = 64) -> None:
+def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: int | None = None) -> None:
     """Run the sweeps that are not on disk yet, measure, and judge.
 
     Args:
@@ -67,8 +67,7 @@ def train(preset: Choice) -> int:
     Checkpoints, the learning curve, the resolved configuration and figures go to a folder of
     results/training. Stopped or killed, the same command goes on from the last evaluation.
     """
-    jax.config.update("jax_enable_x64", preset.precision == "float64")
-    keep_programs()
+    configure(float64=preset.precision == "float64")
     from experiments.training import loop
 
     return loop.train(preset)
@@ -81,7 +80,7 @@ def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | Non
       scale: smoke takes two settings, few steps and few episodes.
       path: folder of the Omniglot zip files.
     """
-    keep_programs()
+    configure(float64=False)
     from experiments.training import head_to_head as training
     from experiments.training import head_to_head_figures as figures
 
@@ -97,8 +96,7 @@ def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
     from experiments.advice import target
 
     target.check(options)
-    jax.config.update("jax_enable_x64", target.precision(options) == "float64")
-    keep_programs()
+    configure(float64=target.precision(options) == "float64")
     from experiments import advise as advice
     from experiments.advice import text
 
@@ -109,14 +107,19 @@ def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
 
 
 def prepare_devices() -> None:
-    """float64, one CPU device a core for the cells of a sweep, and compiled programs kept on disk."""
-    jax.config.update("jax_enable_x64", True)
+    """float64, and one CPU device a core for the cells of a sweep."""
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    keep_programs()
+    configure(float64=True)
 
 
-def keep_programs() -> None:
-    """Compiled programs on disk."""
+def configure(float64: bool) -> None:
+    """The precision, and compiled programs kept on disk.
+
+    Matrix products have the full precision of their type; without this, GPUs round float32 to 11 bits
+    (docs/gpu.md).
+    """
+    jax.config.update("jax_enable_x64", float64)
+    jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -26,7 +26,7 @@ def select(experiment: str) -> list[ModuleType]:
     return list(claims.claims().values()) if experiment == "all" else [claims.get(experiment)]
 
 
-def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int = 64) -> None:
+def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int | None = None) -> None:
     """Sweep, measure and judge; writes tables/<claim>.csv, claims.csv and manifest.json."""
     from jaxmaml import sweep
 

@@ -180,7 +180,8 @@ def measure(
 
     Cost in Hessian-vector products, for P points and n tasks: P n (3 iterations + 18 starts + 3 samples) in
     the first look, and at most 1152 starts + 8 samples (48 + iterations) in those after it, whatever P and n.
-    Everything is compiled, and vectorised over tasks and draws.
+    Everything is compiled, and vectorised over tasks and draws, with matrix products at the full precision
+    of their type: the default of GPUs for float32 would drown the differences.
 
     Args:
       problem: of `from_pools`, `from_family` or your own.
@@ -210,14 +211,15 @@ def measure(
     keys = jax.random.split(key, 5)
     products = 0
     iterations = min(iterations, survey.dim)
-    if points is None:
-        products += survey.tasks * min(FIRST_STEPS, iterations)
-        survey = survey._replace(points=_near(survey, keys[0], 3, 3, iterations))
-    sigma = _spread(survey)  # first, because it names a gradient that is not finite
-    L, cost = _curvature(survey, keys[1], iterations, tolerance)
-    rho, more = _third_derivative(survey, keys[2], iterations, starts, L.value)
-    sigma_tilde, _ = _noise(survey, keys[3], samples, None)
-    sigma_h, most = _noise(survey, keys[4], max(2, samples // 4), iterations)
+    with jax.default_matmul_precision("highest"):
+        if points is None:
+            products += survey.tasks * min(FIRST_STEPS, iterations)
+            survey = survey._replace(points=_near(survey, keys[0], 3, 3, iterations))
+        sigma = _spread(survey)  # first, because it names a gradient that is not finite
+        L, cost = _curvature(survey, keys[1], iterations, tolerance)
+        rho, more = _third_derivative(survey, keys[2], iterations, starts, L.value)
+        sigma_tilde, _ = _noise(survey, keys[3], samples, None)
+        sigma_h, most = _noise(survey, keys[4], max(2, samples // 4), iterations)
     products += cost + more + most
     return MeasuredConstants(L, rho, sigma, sigma_tilde, sigma_h, len(survey.points), survey.tasks, products)
 
@@ -240,7 +242,8 @@ def points_near(
     for name, value in (("steps", steps), ("perturbations", perturbations)):
         check_step_count(name, value, 0)
     survey = _survey(problem, None, task_chunk)
-    return _near(survey, key, steps, perturbations, min(FIRST_STEPS, survey.dim))
+    with jax.default_matmul_precision("highest"):
+        return _near(survey, key, steps, perturbations, min(FIRST_STEPS, survey.dim))
 
 
 # The set-up

@@ -31,7 +31,9 @@ def central_difference(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree
     Its truncation error is at most rho delta ||v||^2 / 2 (half of what the paper states, as summarised),
     and that constant is attained; see docs/theory.md. Both gradients use the same batch. The points are
     formed as w +- h v/||v|| with h = delta ||v||, so that a delta proportional to 1/||v|| is
-    finite wherever h is; d = 0 where v = 0.
+    finite wherever h is; d = 0 where v = 0. Both gradients are computed with matrix products at the full
+    precision of their type, whatever `jax.default_matmul_precision` says: GPUs round float32 to 11 bits
+    by default, and the difference of two such gradients divided by delta is mostly rounding (docs/gpu.md).
 
     Args:
       delta: the step (unit u^2/phi when v is a gradient); ValueError unless finite and > 0.
@@ -45,10 +47,11 @@ def central_difference(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree
     safe = jnp.where(zero, 1.0, norm)
     arc = jnp.where(zero, 1.0, jnp.asarray(delta, norm.dtype) * safe)
     shift = jax.tree.map(lambda v: (arc / safe).astype(v.dtype) * v, vector)
-    ahead, behind = (
-        jax.grad(loss)(jax.tree.map(jnp.add, params, s), batch)
-        for s in (shift, jax.tree.map(jnp.negative, shift))
-    )
+    with jax.default_matmul_precision("highest"):
+        ahead, behind = (
+            jax.grad(loss)(jax.tree.map(jnp.add, params, s), batch)
+            for s in (shift, jax.tree.map(jnp.negative, shift))
+        )
     factor = jnp.where(zero, 0.0, safe / (2 * arc))
     return jax.tree.map(lambda a, b: factor.astype(a.dtype) * (a - b), ahead, behind)
 

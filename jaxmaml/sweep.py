@@ -29,6 +29,10 @@ Labels = Mapping[str, Any]
 NOMINAL_RATE = 30e-6
 """seconds a cell-step, for the estimate before anything was measured."""
 
+ACCELERATOR_LANES = 1024
+"""cells that a GPU or TPU vectorises at once: a step of few cells is the launches of its kernels there
+(results/benchmarks_gpu.md)."""
+
 traces: collections.Counter[str] = collections.Counter()
 """How often the program of each signature was traced by this process."""
 _events: collections.Counter[str] = collections.Counter()
@@ -118,7 +122,7 @@ def sweep(
     labelled: Sequence[tuple[Labels, Cell]],
     directory: pathlib.Path,
     *,
-    chunk_cells: int = 64,
+    chunk_cells: int | None = None,
     quiet: bool = False,
 ) -> tuple[pd.DataFrame, Report]:
     """Runs every cell that is not on disk yet, and returns the rows of all of them.
@@ -127,7 +131,8 @@ def sweep(
       labelled: (labels, cell) pairs; the labels become columns.
       directory: where chunks are kept, a folder a signature. A finished chunk is written atomically,
         so that a killed sweep resumes with nothing lost and nothing run twice.
-      chunk_cells: at most this many cells in one call of a program (but one for each device).
+      chunk_cells: at most this many cells in one call of a program (but one for each device); None: 64 on
+        CPUs, and on accelerators, where many cost the time of one, 1024 a device.
       quiet: print neither the plan nor progress.
 
     Returns:
@@ -195,13 +200,14 @@ def _run_group(
     todo: list[int],
     cells: Sequence[Cell],
     directory: pathlib.Path,
-    chunk_cells: int,
+    chunk_cells: int | None,
     report: Report,
 ) -> Any:
     """Compiles the program of a group once and yields the rows of chunk after chunk."""
     devices = jax.local_devices()
     shared = _shared_leaves([cells[i] for i in todo])
     structure = jax.tree.structure(cells[todo[0]])
+    chunk_cells = chunk_cells or (64 if _on_cpu() else ACCELERATOR_LANES * len(devices))
     lanes = min(_lanes(cells[todo[0]]), math.ceil(len(todo) / len(devices)), chunk_cells // len(devices))
     lanes = max(lanes, 1)
     block = lanes * len(devices)
@@ -299,10 +305,14 @@ def _lanes(cell: Cell) -> int:
     """How many cells a device vectorises at once: enough to hide the overhead of an operation, few enough
     that their arrays stay in the fastest cache (measured in results/benchmarks.md). The blocks of a
     chunk run one after another inside the program."""
-    if jax.default_backend() != "cpu":
-        return 1024
+    if not _on_cpu():
+        return ACCELERATOR_LANES
     largest = max(np.size(x) for x in jax.tree.leaves(cell))
     return int(np.clip(4096 // largest, 8, 64))
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _array(leaf: PyTree) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""float64, two CPU devices (so that sharding is exercised), and reproducible property tests."""
+"""float64, full matrix products, two CPU devices (so that sharding is exercised), repeatable properties."""
 
 import os
 
@@ -7,6 +7,7 @@ import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_num_cpu_devices", 2)
 # Many tests compile the same program; the cache is keyed by the program itself.
 jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax-tests"))

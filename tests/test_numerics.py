@@ -88,6 +88,20 @@ class TestHessianVectorProducts:
         found = hvp.central_difference(network, params, nothing, batch, 0.1)
         chex.assert_trees_all_equal(found, nothing)
 
+    def test_differences_have_full_matrix_products(self):
+        """Whatever the precision in force, which rounds float32 to 11 bits on GPUs."""
+        params, vector, batch = problem(np.float32)
+
+        def dots(product, *more):
+            with jax.default_matmul_precision("default"):
+                program = str(jax.make_jaxpr(lambda *a: product(network, *a))(params, vector, batch, *more))
+            return program.count("dot_general["), program.count("Precision.HIGHEST")
+
+        every, full = dots(hvp.central_difference, 0.1)
+        assert every > 0
+        assert full == 2 * every  # both factors
+        assert dots(hvp.exact)[1] == 0
+
     def test_float32(self):
         low = [hvp.exact(network, *problem(d)[:2], problem(d)[2]) for d in (np.float32, np.float64)]
         one, two = (ravel_pytree(x)[0] for x in low)

@@ -3,15 +3,20 @@
 import pathlib
 import sys
 
-from experiments.__main__ import prepare_devices
+import jax
 
-WHERE = pathlib.Path("results") / "benchmarks.md"
+from experiments.__main__ import prepare_devices
 
 
 def main() -> int:
     prepare_devices()
-    from experiments.benchmarks import compile_share, inner_steps, meta_gradients, sweeps
+    from experiments.benchmarks import compile_share, inner_steps, matmul_precision, meta_gradients, sweeps
     from jaxmaml import results
+
+    backend = jax.default_backend()
+    # The manifest of the default sweep is that of a CPU, whose matrix products have one precision.
+    last = compile_share if backend == "cpu" else matmul_precision
+    where = pathlib.Path("results") / ("benchmarks.md" if backend == "cpu" else f"benchmarks_{backend}.md")
 
     environment = results.environment()
     lines = [
@@ -21,7 +26,7 @@ def main() -> int:
         "medians in one run: absolute times hold for one machine and hour.",
         "",
     ]
-    for module in (meta_gradients, inner_steps, sweeps, compile_share):
+    for module in (meta_gradients, inner_steps, sweeps, last):
         print(f"{module.__name__.rsplit('.', 1)[-1]}: {module.__doc__}".splitlines()[0])
         if module is compile_share and not compile_share.MANIFEST.exists():
             print(
@@ -29,7 +34,7 @@ def main() -> int:
             )
             return 2
         lines += module.run()
-    results.write_atomically(WHERE, "\n".join(lines).encode())
+    results.write_atomically(where, "\n".join(lines).encode())
     print("\n".join(lines))
     return 0
 
