@@ -31,7 +31,7 @@ NOMINAL_RATE = 30e-6
 
 ACCELERATOR_LANES = 1024
 """cells that a GPU or TPU vectorises at once: a step of few cells is the launches of its kernels there
-(results/benchmarks_gpu.md)."""
+(docs/gpu.md)."""
 
 traces: collections.Counter[str] = collections.Counter()
 """How often the program of each signature was traced by this process."""
