@@ -91,7 +91,7 @@ def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | Non
 def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
     """Measure a problem, and advise on the method, alpha, delta, batches and the outer step.
 
-    A minute or two on 2 cores. docs/advise.md says how to read what is printed.
+    One to seven minutes on 2 cores, by the preset. docs/advise.md says how to read what is printed.
     """
     from experiments.advice import target
 

@@ -34,7 +34,7 @@ def problems() -> dict[str, tuple[Run, int]]:
         "(a), d = 4, B = 20, noisy": (a, NOISY, 4000),
         "(c), d = 10, B = 20, noisy": (noisy_c, NOISY, 45_000),
         "digits, d = 65, exact": (digits.make(), BatchSizes(), 10_000),
-        "digits, d = 65, B = 5, noisy": (digits.make(), sizes, 10_000),
+        "digits, d = 65, B = 5, noisy": (digits.make(max_batch=8), sizes, 10_000),
     }
     return {
         name: (
