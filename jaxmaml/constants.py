@@ -207,11 +207,11 @@ def measure(
     for name, value, least in (("iterations", iterations, 2), ("starts", starts, 1), ("samples", samples, 2)):
         check_step_count(name, value, least)
     check_positive("tolerance", tolerance)
-    survey = _survey(problem, points, task_chunk)
     keys = jax.random.split(key, 5)
     products = 0
-    iterations = min(iterations, survey.dim)
     with jax.default_matmul_precision("highest"):
+        survey = _survey(problem, points, task_chunk)
+        iterations = min(iterations, survey.dim)
         if points is None:
             products += survey.tasks * min(FIRST_STEPS, iterations)
             survey = survey._replace(points=_near(survey, keys[0], 3, 3, iterations))
@@ -241,8 +241,8 @@ def points_near(
     """
     for name, value in (("steps", steps), ("perturbations", perturbations)):
         check_step_count(name, value, 0)
-    survey = _survey(problem, None, task_chunk)
     with jax.default_matmul_precision("highest"):
+        survey = _survey(problem, None, task_chunk)
         return _near(survey, key, steps, perturbations, min(FIRST_STEPS, survey.dim))
 
 

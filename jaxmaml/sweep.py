@@ -207,7 +207,8 @@ def _run_group(
     devices = jax.local_devices()
     shared = _shared_leaves([cells[i] for i in todo])
     structure = jax.tree.structure(cells[todo[0]])
-    chunk_cells = chunk_cells or (64 if _on_cpu() else ACCELERATOR_LANES * len(devices))
+    if chunk_cells is None:
+        chunk_cells = 64 if _on_cpu() else ACCELERATOR_LANES * len(devices)
     lanes = min(_lanes(cells[todo[0]]), math.ceil(len(todo) / len(devices)), chunk_cells // len(devices))
     lanes = max(lanes, 1)
     block = lanes * len(devices)

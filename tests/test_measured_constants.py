@@ -245,6 +245,21 @@ def test_network_far_from_exact_lanczos_is_below():
 # Units
 
 
+def test_full_matrix_products():
+    """Whatever the precision in force: GPUs round float32 to 11 bits by default."""
+    problem, seen = network_problem(), set()
+
+    def loss(params, batch):
+        seen.add(jax.config.jax_default_matmul_precision)
+        return problem.loss(params, batch)
+
+    watched = dataclasses.replace(problem, loss=loss)
+    with jax.default_matmul_precision("default"):
+        points = points_near(watched, KEY, steps=1, perturbations=1)
+        measure(watched, key=KEY, points=points[:1], iterations=2, starts=1, samples=2)
+    assert seen == {"highest"}
+
+
 def test_units():
     """Under f -> c f and w -> s w, with c and s no powers of 2; the default points scale with w."""
     c, s = 3.7e-4, 61.3

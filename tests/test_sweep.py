@@ -189,6 +189,22 @@ def test_chunks_are_no_larger_than_asked(tmp_path, chunk):
         assert len(json.loads(path.read_text())["cells"]) <= max(chunk, 2)
 
 
+def test_cells_in_a_call_by_default(tmp_path, monkeypatch):
+    """64 on CPUs; on accelerators, where a step costs as much for many, all of these."""
+    labelled = cells(70, estimators=("maml",))
+    on_cpu, _ = run(labelled, tmp_path / "cpu")
+    monkeypatch.setattr(sweep, "_on_cpu", lambda: False)
+    elsewhere, _ = run(labelled, tmp_path / "accelerator")
+    sizes = {
+        folder.name: sorted(len(json.loads(p.read_text())["cells"]) for p in folder.rglob("*.json"))
+        for folder in tmp_path.iterdir()
+    }
+    assert max(sizes["cpu"]) <= 64
+    assert sum(sizes["cpu"]) == 70
+    assert sizes["accelerator"] == [70]
+    pd.testing.assert_frame_equal(on_cpu, elsewhere, rtol=1e-11)
+
+
 def test_manifest_resolves_the_configuration(tmp_path):
     run(cells(1, estimators=("maml",)), tmp_path)
     manifest = json.loads(next(tmp_path.rglob("*.json")).read_text())
