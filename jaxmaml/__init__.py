@@ -5,7 +5,7 @@ from jaxmaml.estimators.fo_maml import fo_maml
 from jaxmaml.estimators.hf_maml import ArcDelta, float_optimal_delta, hf_maml, theorem_delta
 from jaxmaml.estimators.maml import maml
 from jaxmaml.estimators.maml_same_batch import maml_same_batch
-from jaxmaml.inner import InnerLoop, adapt
+from jaxmaml.inner import InnerLoop, adapt, adapt_has_finite_derivative
 from jaxmaml.meta_gradient import meta_gradient
 from jaxmaml.step_size import TheoremStepState, scale_by_theorem_step
 from jaxmaml.types import BatchSizes, Constants, Episode
@@ -20,6 +20,7 @@ __all__ = [
     "TheoremStepState",
     "__version__",
     "adapt",
+    "adapt_has_finite_derivative",
     "float_optimal_delta",
     "fo_maml",
     "hf_maml",

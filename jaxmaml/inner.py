@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxmaml import tree
-from jaxmaml.checks import check_mask, check_step_count
+from jaxmaml.checks import check_mask, check_step_count, concrete
 from jaxmaml.types import Loss, PyTree
 
 Product = Callable[[PyTree, PyTree], PyTree]
@@ -82,9 +83,62 @@ def descend(
         return update(w, state, gradient, alpha), Point(w, state, gradient if keep else None)
 
     state = alpha.init(free) if is_optax(alpha) else ()
-    # A single step is no loop: XLA may then share its work with what surrounds it.
-    end, path = jax.lax.scan(step, (free, state), length=inner.steps, unroll=inner.steps == 1)
+    end, path = _repeat(step, (free, state), None, inner.steps)
     return tree.combine(end[0], fixed), path
+
+
+def adapt_has_finite_derivative(
+    loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: InnerLoop = ONE_STEP
+) -> PyTree:
+    """Whether every inner update on this batch has a finite derivative: a bool for each leaf of params.
+
+    The derivative is that of an optax update in its gradient. It need not exist where the gradient is zero:
+    Adam with eps_root = 0, clipping by a norm; meta-gradients are NaN there. Works under jit and vmap. The
+    answer is True where a mask keeps a leaf, and with a rate.
+
+    Args as for `adapt`.
+    """
+    _, path = descend(loss, params, batch, alpha, inner, keep=True)
+
+    def finite(at: Point) -> PyTree:
+        _, pull = jax.vjp(lambda gradient: update(at.w, at.state, gradient, alpha)[0], at.gradient)
+        (back,) = pull(jax.tree.map(jnp.ones_like, at.w))
+        return jax.tree.map(lambda x: jnp.isfinite(x).all(), back)
+
+    found = jax.tree.map(jnp.all, jax.vmap(finite)(path))
+    return tree.combine(found, jax.tree.map(lambda _: jnp.array(True), params))
+
+
+def check_derivative(
+    result: PyTree,
+    loss: Loss,
+    params: PyTree,
+    batch: PyTree,
+    alpha: PyTree,
+    inner: InnerLoop,
+    tasks: bool = False,
+) -> None:
+    """FloatingPointError if `result` is not finite since the inner optax update has no finite derivative.
+
+    Outside jit only: a traced result has no value yet. tasks: whether the leaves of `batch` have a task axis.
+    """
+    leaves = jax.tree.leaves(result)
+    known = [x for x in map(concrete, leaves) if x is not None]
+    if not is_optax(alpha) or len(known) < len(leaves) or all(np.isfinite(x).all() for x in known):
+        return
+
+    def one(batch: PyTree) -> PyTree:
+        return adapt_has_finite_derivative(loss, params, batch, alpha, inner)
+
+    for path, finite in jax.tree_util.tree_leaves_with_path((jax.vmap(one) if tasks else one)(batch)):
+        if not finite.all():
+            where = f"params{jax.tree_util.keystr(path)}"
+            where += f" for task {int(jnp.argmin(finite))}" if tasks else ""
+            raise FloatingPointError(
+                f"alpha: the derivative of this optax update is not finite at {where}, "
+                "and the meta-gradient is NaN; allowed: an update that is differentiable at a zero gradient, "
+                "e.g. optax.adam(..., eps_root=1e-8), and clipping by value instead of by norm"
+            )
 
 
 def update(w: PyTree, state: PyTree, gradient: PyTree, alpha: PyTree) -> tuple[PyTree, PyTree]:
@@ -112,7 +166,7 @@ def pull_back(
     def step(carry: Pull, at: Point) -> tuple[Pull, None]:
         return pull_step(product, carry, at, fixed, alpha), None
 
-    back, _ = jax.lax.scan(step, start, path, reverse=True, unroll=inner.steps == 1)
+    back, _ = _repeat(step, start, path, inner.steps, reverse=True)
     return back.adjoint, back.alpha
 
 
@@ -159,6 +213,18 @@ def pull_step(product: Product | None, carry: Pull, at: Point, fixed: PyTree, al
         adjoint = jax.tree.map(jnp.add, adjoint, product(tree.combine(at.w, fixed), through))
     total = None if carry.alpha is None else jax.tree.map(jnp.add, carry.alpha, rates)
     return Pull(adjoint, state, total)
+
+
+def _repeat(step: Callable, carry: Any, xs: Any, steps: int, reverse: bool = False) -> tuple[Any, Any]:
+    """`jax.lax.scan`, except that a single step is no loop.
+
+    Outside jit a scan of a new function compiles at every call; inside, XLA may share the work of a step that
+    is no loop with what surrounds it.
+    """
+    if steps > 1:
+        return jax.lax.scan(step, carry, xs, length=steps, reverse=reverse)
+    carry, out = step(carry, jax.tree.map(lambda x: x[0], xs))
+    return carry, jax.tree.map(lambda x: x[None], out)
 
 
 def is_optax(alpha: PyTree) -> bool:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml.checks import check_params, task_axis
+from jaxmaml.inner import ONE_STEP, check_derivative
 from jaxmaml.types import Episode, Estimator, Loss, PyTree
 
 
@@ -38,6 +39,8 @@ def meta_gradient(
     Raises:
       ValueError: task axes that differ, no task, an empty batch, task_chunk < 1.
       TypeError: parameters that are not floating point.
+      FloatingPointError: outside jit, where the mean is not finite because `alpha` is an optax update without
+        a finite derivative at a zero gradient. Inside jit ask `adapt_has_finite_derivative`.
     """
     check_params(params)
     tasks = task_axis(episodes)
@@ -62,4 +65,6 @@ def meta_gradient(
         summed, _ = jax.lax.scan(
             lambda acc, chunk: (jax.tree.map(jnp.add, acc, total(chunk)), None), start, chunks
         )
-    return jax.tree.map(lambda g: g / tasks, summed)
+    mean = jax.tree.map(lambda g: g / tasks, summed)
+    check_derivative(mean, loss, params, episodes.inner, alpha, kwargs.get("inner", ONE_STEP), tasks=True)
+    return mean

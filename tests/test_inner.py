@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilations import compilations
 from jax.flatten_util import ravel_pytree
 
 import jaxmaml
-from jaxmaml import Episode, InnerLoop, adapt, meta_gradient
+from jaxmaml import Episode, InnerLoop, adapt, adapt_has_finite_derivative, meta_gradient
 
 RATES = {"body": {"kernel": 0.07, "bias": 0.2}, "head": 0.13}
 HEAD = {"body": False, "head": True}
@@ -250,3 +251,98 @@ def test_rates_of_an_optax_update_are_not_learned():
     params, episode = problem()
     with pytest.raises(ValueError, match="^learn_alpha = True with an optax transformation"):
         jaxmaml.maml(network, params, episode, alpha=optax.sgd(0.1), learn_alpha=True)
+
+
+@pytest.mark.parametrize("name", ["maml", "fo_maml", "hf_maml", "maml_same_batch"])
+@pytest.mark.parametrize(
+    "update", [0.11, RATES, optax.adam(0.05, eps_root=1e-8)], ids=["rate", "rates", "adam"]
+)
+def test_nothing_compiles_after_the_first_call(name, update):
+    """Outside jit, with one inner step; the learned rates where there are rates."""
+    params, episodes = problem(tasks=3)
+    episode = jax.tree.map(lambda x: x[0], episodes)
+    more = {"delta": DELTA} if name == "hf_maml" else {}
+    more["learn_alpha"] = not isinstance(update, optax.GradientTransformation)
+    estimator = jaxmaml.estimators.get(name)
+
+    def call():
+        estimator(network, params, episode, alpha=update, **more)
+        meta_gradient(estimator, network, params, episodes, alpha=update, **more)
+        adapt(network, params, episode.inner, update)
+
+    call()
+    with compilations() as compiled:
+        call()
+    assert compiled == []
+
+
+def at_zero_head(tasks=None):
+    """Where the gradient of the body is exactly 0."""
+    params, episode = problem(tasks=tasks)
+    return {**params, "head": jax.tree.map(jnp.zeros_like, params["head"])}, episode
+
+
+ROOTS = {
+    "adam": optax.adam(0.05),
+    "clip_by_block_rms": optax.chain(optax.clip_by_block_rms(1.0), optax.sgd(0.1)),
+    "second in a chain": optax.chain(optax.trace(0.9), optax.scale_by_adam(), optax.scale(-0.1)),
+}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("update", ROOTS.values(), ids=ROOTS)
+class TestUpdateWithoutDerivative:
+    def test_estimators_say_so(self, update, steps):
+        params, episode = at_zero_head()
+        inner = InnerLoop(steps=steps)
+        for estimator in (jaxmaml.maml, jaxmaml.maml_same_batch):
+            with pytest.raises(
+                FloatingPointError, match=r"^alpha: .* not finite at params\['body'\]\['bias'\],"
+            ):
+                estimator(network, params, episode, alpha=update, inner=inner)
+
+    def test_meta_gradient_names_the_task(self, update, steps):
+        params, episodes = at_zero_head(tasks=3)
+        call = functools.partial(
+            meta_gradient, jaxmaml.maml, network, params, alpha=update, inner=InnerLoop(steps)
+        )
+        with pytest.raises(FloatingPointError, match=r"params\['body'\]\['bias'\] for task 0, .*eps_root"):
+            call(episodes)
+        with pytest.raises(FloatingPointError, match=r"for task 0"):
+            call(episodes, task_chunk=2)
+
+    def test_traced(self, update, steps):
+        """Inside jit and vmap: a bool a parameter and task; nothing is raised where no value is known."""
+        params, episodes = at_zero_head(tasks=3)
+        inner = InnerLoop(steps)
+        check = jax.vmap(lambda batch: adapt_has_finite_derivative(network, params, batch, update, inner))
+        found = jax.jit(check)(episodes.inner)
+        assert not found["body"]["bias"].any()
+        assert found["head"][0].all()
+        call = functools.partial(meta_gradient, jaxmaml.maml, network, alpha=update, inner=inner)
+        assert np.isnan(jax.jit(call)(params, episodes=episodes)["body"]["bias"]).all()
+        masked = adapt_has_finite_derivative(
+            network, params, jax.tree.map(lambda x: x[0], episodes.inner), update, InnerLoop(steps, HEAD)
+        )
+        assert jax.tree.all(masked)
+        assert jax.tree.structure(masked) == jax.tree.structure(params)
+
+
+def test_the_task_with_a_zero_gradient_is_named():
+    """Clipping by the global norm: only the task that is solved already has a gradient of zero."""
+    params, episodes = at_zero_head(tasks=4)
+    x, y = episodes.inner
+    episodes = episodes._replace(inner=(x, y.at[2].set(0.0)))
+    update = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+    with pytest.raises(FloatingPointError, match="for task 2"):
+        meta_gradient(jaxmaml.maml, network, params, episodes, alpha=update)
+    others = jax.tree.map(lambda x: x[:2], episodes)
+    found = meta_gradient(jaxmaml.maml, network, params, others, alpha=update)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
+def test_nan_of_the_data_is_not_blamed_on_the_update():
+    params, episode = problem()
+    spoilt = episode._replace(outer=(episode.outer[0] * jnp.nan, episode.outer[1]))
+    found = jaxmaml.maml(network, params, spoilt, alpha=optax.adam(0.05, eps_root=1e-8))
+    assert np.isnan(found["head"][1])

@@ -3,7 +3,7 @@
 import jax
 
 from jaxmaml.checks import check_episode, check_nonnegative, check_params
-from jaxmaml.inner import InnerLoop, Product, descend, is_optax, pull_back
+from jaxmaml.inner import InnerLoop, Product, check_derivative, descend, is_optax, pull_back
 from jaxmaml.types import Episode, Loss, PyTree
 
 
@@ -36,4 +36,5 @@ def direction(
     if product is None and not keep:
         return v
     gradient, rates = pull_back(product, v, params, path, alpha, inner)
+    check_derivative(gradient, loss, params, episode.inner, alpha, inner)
     return (gradient, rates) if learn_alpha else gradient

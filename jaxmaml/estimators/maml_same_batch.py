@@ -7,7 +7,17 @@ import jax.numpy as jnp
 
 from jaxmaml import hvp, tree
 from jaxmaml.estimators._outer import check, direction
-from jaxmaml.inner import ONE_STEP, InnerLoop, Point, Product, is_optax, pull_step, start_of, update
+from jaxmaml.inner import (
+    ONE_STEP,
+    InnerLoop,
+    Point,
+    Product,
+    check_derivative,
+    is_optax,
+    pull_step,
+    start_of,
+    update,
+)
 from jaxmaml.types import Episode, Loss, PyTree
 
 
@@ -51,6 +61,7 @@ def maml_same_batch(
     back = start_of(jax.grad(loss)(tree.combine(w, fixed), episode.outer), path[-1][0], alpha, learn_alpha)
     for at, hessian in reversed(path):
         back = pull_step(_fixed_at_its_point(hessian), back, at, fixed, alpha)
+    check_derivative(back.adjoint, loss, params, episode.inner, alpha, inner)
     return (back.adjoint, back.alpha) if learn_alpha else back.adjoint
 
 

@@ -1,4 +1,4 @@
-"""The two examples of docs/your-model.md run, are short, and give the right meta-gradient."""
+"""The examples of docs/your-model.md run, are short, and give the right meta-gradient."""
 
 import pathlib
 import re
@@ -41,3 +41,9 @@ def test_example(library, code):
     expected = jax.tree.map(lambda g: g.mean(axis=0), each)
     # Parameters are float32; the linen example takes differences, with an error of delta^2 and eps / delta.
     chex.assert_trees_all_close(names["gradient"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inner_updates_of_optax():
+    """The example asserts its own answers."""
+    (code,) = re.findall(r"## Inner updates of optax\n.*?```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(code, {})

@@ -1,0 +1,24 @@
+"""Which programs XLA compiles."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The names of the programs that are compiled inside, those found in the cache on disk too."""
+    names: list[str] = []
+
+    def listen(event: str, _: float, fun_name: str = "", **__: str) -> None:
+        if event == _COMPILED:
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
