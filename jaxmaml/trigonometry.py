@@ -22,6 +22,7 @@ _COS = [(-1) ** j / math.factorial(2 * j) for j in range(_TERMS)]
 _SIN = [(-1) ** j / math.factorial(2 * j + 1) for j in range(_TERMS)]
 
 
+@jax.jit
 @jax.custom_jvp
 def cos(x: jax.Array) -> jax.Array:
     """cos x, x in radians, |x| <= 1e5 in float64."""
@@ -31,6 +32,7 @@ def cos(x: jax.Array) -> jax.Array:
     return sign * _polynomial(_COS, r * r)
 
 
+@jax.jit
 @jax.custom_jvp
 def sin(x: jax.Array) -> jax.Array:
     """sin x, x in radians, |x| <= 1e5 in float64."""
@@ -40,13 +42,13 @@ def sin(x: jax.Array) -> jax.Array:
     return sign * r * _polynomial(_SIN, r * r)
 
 
-@cos.defjvp
+@cos.__wrapped__.defjvp
 def _cos_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x,), (t,) = primals, tangents
     return cos(x), -sin(x) * t
 
 
-@sin.defjvp
+@sin.__wrapped__.defjvp
 def _sin_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x,), (t,) = primals, tangents
     return sin(x), cos(x) * t
