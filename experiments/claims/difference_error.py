@@ -225,15 +225,11 @@ def figure(table: pd.DataFrame) -> Figure:
                 color="0.4",
                 label=r"$\frac{1}{6}\zeta\|\delta v\|^2$, derived",
             )
-            axis.axvline(wide.theorem_arc.iloc[0], color="0.6", linewidth=0.8)
-            axis.text(
-                wide.theorem_arc.iloc[0] * 0.8,
-                1e-11,
-                r"theorem's $\delta$, $\alpha L=\frac{1}{6}$",
-                rotation=90,
-                ha="right",
-                va="bottom",
-                fontsize=6.5,
+            axis.axvline(
+                wide.theorem_arc.iloc[0],
+                color="0.6",
+                linewidth=0.8,
+                label=r"theorem's $\delta$, $\alpha L=\frac{1}{6}$",
             )
         axis.set_ylim(1e-12, 1e2)
         axis.set_title(title)

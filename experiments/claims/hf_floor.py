@@ -314,15 +314,7 @@ def figure(table: pd.DataFrame) -> Figure:
     )
     branch = _short_arcs(table)
     plotting.fitted(axes[2], branch.eta, branch.grad_norm)
-    axes[2].axvline(1 / THEOREM, color="0.6", linewidth=0.8)
-    axes[2].text(
-        1 / THEOREM,
-        smallest.grad_norm,
-        r"theorem: $\eta=\frac{1}{6}$",
-        rotation=90,
-        ha="right",
-        fontsize=6.5,
-    )
+    axes[2].axvline(1 / THEOREM, color="0.6", linewidth=0.8, label=r"theorem's $\eta=\frac{1}{6}$")
     axes[2].set_title(rf"step $\delta=\eta/(\rho\alpha\|g\|)$, $\alpha L=1/{FIXED_LAMBDA}$")
     axes[2].set_xlabel(r"$\eta$ [1]")
     return plotting.finish(

@@ -308,6 +308,10 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
 
 def figure(table: pd.DataFrame) -> Figure:
     drawing, axes = plotting.panels(2)
+    # Before the data, for margins of these scales.
+    axes[0].set_xscale("log")
+    axes[0].set_yscale("symlog", linthresh=1e-2)
+    axes[1].set(xscale="log", yscale="log")
     part = table[table.problem == "cosine"]
     for estimator in plotting.ordered(part.estimator):
         one = part[part.estimator == estimator].sort_values("b")
@@ -335,12 +339,8 @@ def figure(table: pd.DataFrame) -> Figure:
             linewidth=0.7,
             color=shade,
         )
-    axes[0].set_xscale("log")
-    axes[0].set_yscale("symlog", linthresh=1e-2)
     axes[0].set_ylabel(r"expected decrease of $F$ [$\varphi$]")
     axes[1].axhline(1.0, linestyle="--", color="k", label="guaranteed decrease, derived")
-    axes[1].set_xscale("log")
-    axes[1].set_yscale("log")
     axes[1].set_ylabel("measured / guaranteed [1]")
     for axis in axes:
         axis.set_xlabel(r"$\|\nabla F(w)\|$ [$\varphi/u$]")

@@ -117,12 +117,11 @@ def _images(preset: Preset, problem: Problem, state: State, key: jax.Array) -> F
             right = predicted[j] == query[1][j]
             text = f"{predicted[j] + 1}" if right else f"{predicted[j] + 1}, is {query[1][j] + 1}"
             _image(axis, query[0][j], text, "#0072B2" if right else "#D55E00", bold=not right)
-    figure.suptitle(
+    title = (
         f"{title_of(preset)}: one support image a class, then query images with the class predicted\n"
-        f"after {steps_text(steps)} (wrong ones bold, with the true class)",
-        fontsize=8,
+        f"after {steps_text(steps)} (wrong ones bold, with the true class)"
     )
-    return figure
+    return plotting.finish(figure, title)
 
 
 def _image(axis: Axes, image: np.ndarray, text: str, color: str, bold: bool = False) -> None:

@@ -88,7 +88,7 @@ def methods(curves: pd.DataFrame) -> Figure:
 def budgets(summary: pd.DataFrame) -> Figure:
     """Difference to MAML at equal budgets, paired by seed."""
     settings = list(summary.setting.unique())
-    figure, axes = plotting.panels(len(BUDGETS), len(settings), width=2.6)
+    figure, axes = plotting.panels(len(BUDGETS), len(settings))
     figure.set_figheight(1.35 * len(settings) + 0.9)
     names = list(summary.method.unique())
     for row, setting in enumerate(settings):
@@ -125,8 +125,7 @@ def budgets(summary: pd.DataFrame) -> Figure:
                     fontsize=7,
                     fontweight="bold",
                 )
-    figure.suptitle("Difference to MAML on the same seeds, 95 % intervals over 5 seeds", fontsize=9)
-    return figure
+    return plotting.finish(figure, "Difference to MAML on the same seeds, 95 % intervals over 5 seeds")
 
 
 def theory_step(theory: pd.DataFrame, curves: pd.DataFrame) -> Figure:

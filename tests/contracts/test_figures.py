@@ -1,0 +1,183 @@
+"""Every figure, in print and 400 pixels across: nothing cut off, no text upon text, no data covered."""
+
+from types import SimpleNamespace
+
+import figure_checks
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import claims, pipeline, plotting
+from experiments.training import figures, head_to_head_figures
+from experiments.training.presets import PRESETS
+from jaxmaml.data.sinusoid import Wave
+from jaxmaml.types import Episode
+
+mpl.use("Agg")
+HEAD_TO_HEAD = pipeline.ROOT / "head_to_head"
+TABLES = pipeline.ROOT / "tables"
+
+
+def check(figure):
+    """Both sizes; the narrow one last, for it lays the figure out anew."""
+    assert not figure_checks.complaints(figure)
+    assert not figure_checks.complaints(figure, figure_checks.narrow(figure))
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with plotting.style():
+        yield
+
+
+@pytest.mark.parametrize("name", claims.claims())
+def test_of_a_claim(name):
+    check(claims.get(name).figure(pd.read_csv(TABLES / f"{name}.csv")))
+
+
+def test_of_a_violated_condition():
+    """The longest title of a panel."""
+    table = pd.read_csv(TABLES / "noisy_line.csv")
+    check(claims.get("noisy_line").figure(table.assign(violated="alpha, alpha (derived)")))
+
+
+def head_to_head(name):
+    return pd.read_csv(HEAD_TO_HEAD / f"{name}.csv")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: head_to_head_figures.methods(head_to_head("curves")),
+        lambda: head_to_head_figures.budgets(head_to_head_figures.on_test_tasks(head_to_head("summary"))),
+        lambda: head_to_head_figures.theory_step(head_to_head("theory"), head_to_head("curves")),
+    ],
+    ids=["methods", "budgets", "theory_step"],
+)
+def test_of_the_head_to_head(draw):
+    check(draw())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_learning_curve(name):
+    preset = PRESETS[name]
+    unit = "mean squared error" if preset.data.name == "sinusoid" else "accuracy"
+    rows = [
+        (steps, step, 1 / (1 + step), value, value - 0.1, value + 0.1, 1000)
+        for steps in (0, *preset.evaluation.steps)
+        for step, value in ((0, 0.3), (35_000, 0.6), (70_000, 0.8))
+    ]
+    curve = pd.DataFrame(rows, columns=["inner_steps", "step", "loss", "value", "low", "high", "n"])
+    check(figures.learning_curve(preset, unit, curve))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_gallery(name, monkeypatch):
+    """With parameters that are not adapted; what is drawn is made up."""
+    preset, rng = PRESETS[name], np.random.default_rng(0)
+    monkeypatch.setattr(figures.problems, "adapted", lambda *_: None)
+    if preset.data.name == "sinusoid":
+        batch = (rng.uniform(-5, 5, (figures.TASKS, 10, 1)), rng.uniform(-5, 5, (figures.TASKS, 10, 1)))
+        tasks = SimpleNamespace(waves=lambda *_: Wave(np.full(figures.TASKS, 5.0), np.zeros(figures.TASKS)))
+    else:
+        labels = np.tile(np.arange(preset.data.ways), (figures.TASKS, 10))
+        batch = (rng.uniform(size=(*labels.shape, 28, 28, 1)), labels)
+        tasks = SimpleNamespace()
+    tasks.episodes = lambda *_: Episode(batch, batch, batch)
+
+    def apply(_, x):
+        return np.sin(x) if preset.data.name == "sinusoid" else rng.normal(size=(len(x), preset.data.ways))
+
+    check(figures.gallery(preset, SimpleNamespace(test=tasks, apply=apply), None))
+
+
+class TestOfTheTest:
+    """A bad figure of each kind is found, and a good one is not."""
+
+    def figure(self):
+        """A line from the lower left to the upper right, with the title of a claim."""
+        figure, (axis,) = plotting.panels(1)
+        axis.plot([0, 1], [0, 1], "o-", label="a line")
+        return figure, axis
+
+    def test_good(self):
+        figure, axis = self.figure()
+        axis.tick_params(axis="x", rotation=40)
+        axis.set_xticks(np.linspace(0, 1, 9), [f"long name {i}" for i in range(9)])
+        axis.text(0.7, 0.1, "beside")
+        axis.legend(loc="upper left")
+        check(figure)
+
+    @pytest.mark.parametrize(
+        ("spoil", "says"),
+        [
+            (lambda f, _: f.legend(["long " * 20], loc="outside lower center"), "beyond the canvas"),
+            (lambda _, a: a.text(1.2, 0.5, "beyond it", in_layout=False), "'beyond it' reaches"),
+            (lambda _, a: a.set_title("long " * 20), "beyond the canvas"),
+            (lambda f, _: f.text(0.5, 0.99, "one text", va="top"), "'one text' and 'a title' overlap"),
+            (lambda _, a: a.set_xticks([0.5, 0.52], ["left", "right"]), "'left' and 'right' overlap"),
+            (lambda _, a: a.legend(loc="center"), "an axes' legend covers data"),
+            (lambda _, a: a.text(0.4, 0.5, "over it"), "'over it' covers data"),
+            (lambda _, a: a.text(0.95, 0.96, "."), "'.' covers data"),
+            (lambda f, _: f.legend(loc="center"), "the figure's legend lies over the panel"),
+        ],
+        ids=lambda value: value.strip("'") if isinstance(value, str) else "",
+    )
+    @pytest.mark.parametrize("narrow", [False, True], ids=["print", "narrow"])
+    def test_bad(self, spoil, says, narrow):
+        figure, axis = self.figure()
+        figure.suptitle("a title")
+        spoil(figure, axis)
+        found = figure_checks.complaints(figure, figure_checks.narrow(figure) if narrow else None)
+        assert any(says in what for what in found), found
+
+    @pytest.mark.parametrize("kind", ["fill_between", "scatter", "errorbar", "axvline", "bar", "imshow"])
+    def test_what_is_data(self, kind):
+        """A text over anything that is plotted is found."""
+        figure, (axis,) = plotting.panels(1)
+        x = np.linspace(0, 1, 50)
+        arguments = {"axvline": (0.5,), "imshow": (np.ones((3, 3)),), "fill_between": (x, x + 1, x - 1)}
+        getattr(axis, kind)(*arguments.get(kind, (x, x)), **({"yerr": 0.1} if kind == "errorbar" else {}))
+        check(figure)
+        axis.text(0.5, 0.5, "over it", transform=axis.transAxes, ha="center", va="center")
+        assert figure_checks.complaints(figure)
+
+
+class TestFinish:
+    """What `plotting.finish` does for labels that do not fit as they are."""
+
+    @pytest.mark.parametrize("words", [1, 8, 30])
+    def test_fits(self, words):
+        figure, axes = plotting.panels(2)
+        for number, axis in enumerate(axes):
+            for line in range(4):
+                axis.plot([line, 1], label=" ".join([f"label{number}{line} $a + b$"] * words))
+            axis.set(xlabel="axis " * words, ylabel="axis " * words, title="panel " * words)
+        plotting.finish(figure, "the title of it all " * words, columns=5)
+        whole = {text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()}
+        assert " ".join(["label12 $a + b$"] * words) in whole
+        if words < 30:  # more than the figure has room for
+            check(figure)
+        else:
+            assert max(text.get_window_extent().width for text in figure.legends[0].get_texts()) < 870
+        assert all("$a + b$" in text.get_text() for text in figure.legends[0].get_texts())
+
+    def test_at_most_the_columns_asked_for(self):
+        figure, (axis,) = plotting.panels(1)
+        for line in "abcd":
+            axis.plot([0, 1], label=line)
+        plotting.finish(figure, "title", columns=2)
+        left = {round(text.get_window_extent().x0) for text in figure.legends[0].get_texts()}
+        figure.draw_without_rendering()
+        left = {round(text.get_window_extent().x0) for text in figure.legends[0].get_texts()}
+        assert len(left) == 2
+
+    @pytest.mark.parametrize(("low", "high", "labels"), [(20, 320, 4), (1e-3, 1, 4), (0.02, 0.09, 2)])
+    def test_a_logarithmic_axis_has_labels_to_read_it_by(self, low, high, labels):
+        figure, (axis,) = plotting.panels(1)
+        axis.loglog([low, high], [1, 1e4])
+        plotting.finish(figure, "title")
+        shown = [t for t in axis.get_xticks() if low <= t <= high]
+        assert len(shown) == labels
+        check(figure)
