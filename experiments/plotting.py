@@ -65,6 +65,8 @@ def style() -> Iterator[None]:
         "grid.alpha": 0.25,
         "grid.linewidth": 0.5,
         "mathtext.fontset": "dejavusans",
+        # Letters fitted to pixels are wider the fewer there are: what fits at one size would not at another.
+        "text.hinting": "none",
         "svg.hashsalt": "jaxmaml",
         "svg.fonttype": "path",
         "pdf.fonttype": 42,
@@ -124,22 +126,15 @@ def finish(figure: Figure, title: str, columns: int = 3) -> Figure:
                     # One label gives no scale.
                     which.set_major_locator(LogLocator(subs=(1, 2, 5)))
                     which.set_major_formatter(StrMethodFormatter("{x:g}"))
-        # Before the layout panels are smaller than after it.
-        room = axis.get_window_extent()
-        _wrap(axis.title, room.width)
-        _wrap(axis.xaxis.label, room.width)
-        _wrap(axis.yaxis.label, room.height)
-    room = figure.bbox.width - 2 * _pad(figure)
+    engine = figure.get_layout_engine()
+    room = figure.bbox.width
+    if engine is not None:
+        room -= 2 * engine.get()["w_pad"] * figure.dpi
     if handles:
         _legend(figure, handles, columns, room)
     _wrap(figure.suptitle(title, fontsize=9), room)
+    _wrap_labels(figure)
     return figure
-
-
-def _pad(figure: Figure) -> float:
-    """Pixels that the layout leaves at a side of the figure."""
-    engine = figure.get_layout_engine()
-    return engine.get()["w_pad"] * figure.dpi if engine else 0.0
 
 
 def _legend(figure: Figure, handles: dict[str, Artist], columns: int, room: float) -> None:
@@ -157,21 +152,49 @@ def _legend(figure: Figure, handles: dict[str, Artist], columns: int, room: floa
         _wrap(text, room - beside)
 
 
-def _wrap(text: Text, room: float) -> None:
-    """Breaks the lines of a text between words, as little as takes it into `room` pixels along its lines."""
-    whole = text.get_text()
-    # No line ends within a formula.
-    safe = re.sub(r"\$[^$]*\$", lambda formula: formula[0].replace(" ", NO_BREAK), whole)
-    upright = text.get_rotation() == 90
-    for length in range(max(map(len, safe.split("\n"))), 0, -1):
+def _wrap_labels(figure: Figure) -> None:
+    """Wraps the title and labels of each panel to the panel's size."""
+    whole = {text: text.get_text() for axis in figure.axes for text in _labels(axis)}
+    engine = figure.get_layout_engine()
+    broken = True
+    # Only the layout gives panels their size, and lines that are broken take room from them.
+    while broken:
+        if engine is not None:
+            engine.execute(figure)
+        broken = False
+        for axis in figure.axes:
+            for text, room in _labels(axis).items():
+                broken |= _wrap(text, room, whole[text])
+
+
+def _labels(axis: Axes) -> dict[Text, float]:
+    """The title and labels of a panel, and the pixels that the panel has along their lines."""
+    box = axis.get_window_extent()
+    return {axis.title: box.width, axis.xaxis.label: box.width, axis.yaxis.label: box.height}
+
+
+def _wrap(text: Text, room: float, whole: str | None = None) -> bool:
+    """Breaks the lines of a text (of `whole`, unbroken) between words, as little as takes them into `room`.
+
+    True if this changed the text.
+    """
+
+    def fits() -> bool:
         box = text.get_window_extent()
-        if (box.height if upright else box.width) <= room:
-            return
-        lines = [
-            textwrap.fill(line, length, break_long_words=False, break_on_hyphens=False)
-            for line in safe.split("\n")
-        ]
-        text.set_text("\n".join(lines).replace(NO_BREAK, " "))
+        return (box.height if text.get_rotation() == 90 else box.width) <= room
+
+    if fits():
+        return False
+    before = text.get_text()
+    # No line ends within a formula.
+    safe = re.sub(r"\$[^$]*\$", lambda formula: formula[0].replace(" ", NO_BREAK), whole or before)
+    lines = safe.split("\n")
+    for length in range(max(map(len, lines)), 0, -1):
+        filled = [textwrap.fill(x, length, break_long_words=False, break_on_hyphens=False) for x in lines]
+        text.set_text("\n".join(filled).replace(NO_BREAK, " "))
+        if fits():
+            break
+    return text.get_text() != before
 
 
 def save(figure: Figure, files: Sequence[pathlib.Path]) -> None:

@@ -36,7 +36,8 @@ def complaints(figure: Figure, dpi: float | None = None) -> list[str]:
     figure.draw_without_rendering()
     renderer = RendererAgg(*figure.bbox.size, figure.get_dpi())
     texts = [_printed(text, renderer) for text in _drawn_texts(figure)]
-    found = [*_cut(figure, texts, renderer), *_overprinted(texts), *_covered(figure, texts, renderer)]
+    panels = {axes: axes.get_tightbbox(renderer) for axes in figure.axes if axes.get_visible()}
+    found = [*_cut(figure, texts, panels), *_overprinted(texts), *_covered(figure, texts, panels, renderer)]
     return [f"{what}, at {figure.bbox.width:.0f} pixels across" for what in found]
 
 
@@ -78,9 +79,8 @@ def _printed(text: Text, renderer: RendererBase) -> Printed:
     return Printed(text.get_text(), box, centre + corners @ np.array([[cosine, sine], [-sine, cosine]]))
 
 
-def _cut(figure: Figure, texts: list[Printed], renderer: RendererBase) -> Iterator[str]:
-    tight = figure.get_tightbbox(renderer)
-    drawn = [("the drawing", Bbox(tight.get_points() * figure.get_dpi()))]
+def _cut(figure: Figure, texts: list[Printed], panels: dict[Axes, Bbox]) -> Iterator[str]:
+    drawn = [(f"the panel {axes.get_title()!r}", box) for axes, box in panels.items()]
     for words, box in (*drawn, *((repr(text.words), text.box) for text in texts)):
         beyond = max(*(figure.bbox.min - box.min), *(box.max - figure.bbox.max))
         if beyond > SLACK:
@@ -106,20 +106,20 @@ def _depth(one: np.ndarray, other: np.ndarray) -> float:
     return min(depths)
 
 
-def _covered(figure: Figure, texts: list[Printed], renderer: RendererBase) -> Iterator[str]:
-    for legend, axes in itertools.product(figure.legends, figure.axes):
-        tight = axes.get_tightbbox(renderer) if axes.get_visible() else None
-        common = tight and Bbox.intersection(tight, legend.get_window_extent(renderer))
+def _covered(
+    figure: Figure, texts: list[Printed], panels: dict[Axes, Bbox], renderer: RendererBase
+) -> Iterator[str]:
+    for legend, (axes, tight) in itertools.product(figure.legends, panels.items()):
+        common = Bbox.intersection(tight, legend.get_window_extent(renderer))
         if common and min(common.size) > SLACK:
             yield f"the figure's legend lies over the panel {axes.get_title()!r}"
-    for axes in figure.axes:
-        if axes.get_visible():
-            legends = [child for child in axes.get_children() if isinstance(child, Legend)]
-            boxes = [("an axes' legend", legend.get_window_extent(renderer)) for legend in legends]
-            for words, box in (*boxes, *((repr(text.words), text.box) for text in texts)):
-                inside = Bbox.intersection(box, axes.bbox)
-                if inside and min(inside.size) > 0 and _meets_data(axes, inside):
-                    yield f"{words} covers data of the panel {axes.get_title()!r}"
+    for axes in panels:
+        legends = [child for child in axes.get_children() if isinstance(child, Legend)]
+        boxes = [("an axes' legend", legend.get_window_extent(renderer)) for legend in legends]
+        for words, box in (*boxes, *((repr(text.words), text.box) for text in texts)):
+            inside = Bbox.intersection(box, axes.bbox)
+            if inside and min(inside.size) > 0 and _meets_data(axes, inside):
+                yield f"{words} covers data of the panel {axes.get_title()!r}"
 
 
 def _meets_data(axes: Axes, box: Bbox) -> bool:

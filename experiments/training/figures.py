@@ -118,8 +118,8 @@ def _images(preset: Preset, problem: Problem, state: State, key: jax.Array) -> F
             text = f"{predicted[j] + 1}" if right else f"{predicted[j] + 1}, is {query[1][j] + 1}"
             _image(axis, query[0][j], text, "#0072B2" if right else "#D55E00", bold=not right)
     title = (
-        f"{title_of(preset)}: one support image a class, then query images with the class predicted\n"
-        f"after {steps_text(steps)} (wrong ones bold, with the true class)"
+        f"{title_of(preset)}\none support image a class, then query images with the class predicted after "
+        f"{steps_text(steps)} (wrong ones bold, with the true class)"
     )
     return plotting.finish(figure, title)
 

@@ -4,6 +4,7 @@ import re
 import warnings
 from typing import NamedTuple
 
+import figure_checks
 import jax
 import matplotlib as mpl
 import mutations
@@ -128,13 +129,14 @@ class TestEveryClaim:
         table = smoke(name).table
         with plotting.style():
             figure = CLAIMS[name].figure(table)
-        figure.canvas.draw()
+            assert not figure_checks.complaints(figure)
+            assert not figure_checks.complaints(figure, figure_checks.narrow(figure))
         assert figure.legends
         assert figure.get_suptitle()
         left = min(axis.get_position().x0 for axis in figure.axes)
         for axis in figure.axes:
             assert re.search(r"\[.+\]", axis.get_xlabel()), "axes carry units"
-            if axis.get_position().x0 == left:
+            if np.isclose(axis.get_position().x0, left):
                 assert re.search(r"\[.+\]", axis.get_ylabel())
         theory = [t.get_text() for t in figure.legends[0].get_texts()]
         assert any(re.search("derived|summarised|exact", text) for text in theory), theory
