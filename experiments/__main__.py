@@ -1,14 +1,18 @@
-"""Command line: python -m experiments run | plot | report | list | train | head-to-head | advise."""
+"""Command line: python -m experiments run | plot | report | reproduce | list | train | head-to-head | advise.
+
+Every start is quick: what is imported here needs neither JAX nor pandas, and each command imports the rest
+when its arguments are known to be good.
+"""
 
 import os
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import jax
 import tyro
 
-from experiments.advice.target import Options
+from experiments import claims
+from experiments.advice.options import Options, check, precision
 from experiments.training.presets import DESCRIPTIONS, PRESETS, Preset
 
 Scale = Literal["smoke", "default", "full"]
@@ -22,6 +26,7 @@ def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: i
       scale: how many cells, seeds and steps.
       chunk_cells: cells in one call of a program; a killed sweep loses at most this many.
     """
+    claims.select(experiment)
     prepare_devices()
     from experiments import pipeline
 
@@ -32,6 +37,7 @@ def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: i
 
 def plot(scale: Scale = "default", experiment: Experiment = "all") -> None:
     """Draw the figures from the tables."""
+    claims.select(experiment)
     from experiments import pipeline
 
     pipeline.plot(scale, pipeline.select(experiment))
@@ -44,12 +50,17 @@ def report(scale: Scale = "default") -> None:
     pipeline.report(scale)
 
 
+def reproduce(scale: Scale = "default", experiment: Experiment = "all") -> None:
+    """Run, plot and report, in one process."""
+    run(scale, experiment)
+    plot(scale, experiment)
+    report(scale)
+
+
 def list_() -> None:
     """Name every claim with its statement."""
-    from experiments import claims
-
-    for name, module in claims.claims().items():
-        print(f"{name:20s} {module.TITLE}")
+    for name, title in claims.titles().items():
+        print(f"{name:20s} {title}")
 
 
 if TYPE_CHECKING:
@@ -93,10 +104,8 @@ def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
 
     One to seven minutes on 2 cores, by the preset. docs/advise.md says how to read what is printed.
     """
-    from experiments.advice import target
-
-    target.check(options)
-    configure(float64=target.precision(options) == "float64")
+    check(options)
+    configure(float64=precision(options) == "float64")
     from experiments import advise as advice
     from experiments.advice import text
 
@@ -108,6 +117,8 @@ def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
 
 def prepare_devices() -> None:
     """float64, and one CPU device a core for the cells of a sweep."""
+    import jax
+
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     configure(float64=True)
 
@@ -118,6 +129,8 @@ def configure(float64: bool) -> None:
     Matrix products have the full precision of their type; without this, GPUs round float32 to 11 bits
     (docs/gpu.md).
     """
+    import jax
+
     jax.config.update("jax_enable_x64", float64)
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
@@ -125,8 +138,8 @@ def configure(float64: bool) -> None:
 
 
 def main() -> int:
-    commands: dict[str, Any] = {"run": run, "plot": plot, "report": report, "list": list_, "train": train}
-    commands |= {"head-to-head": head_to_head, "advise": advise}
+    commands: dict[str, Any] = {"run": run, "plot": plot, "report": report, "reproduce": reproduce}
+    commands |= {"list": list_, "train": train, "head-to-head": head_to_head, "advise": advise}
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m experiments")
     except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:

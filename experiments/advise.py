@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from experiments.advice import bounds, differences, rules, target
 from experiments.advice.bounds import Promise
 from experiments.advice.differences import Cost, Point
+from experiments.advice.options import Options, check
 from experiments.advice.rules import FLOAT, Recommendation
-from experiments.advice.target import Options
 from experiments.training.problem import outer_optimizer
 from jaxmaml import InnerLoop, constants, float_optimal_delta, results, scale_by_theorem_step, theorem_delta
 from jaxmaml.constants import MeasuredConstants
@@ -63,7 +63,7 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
       ValueError: bad options or a bad target (`advice.target`), a loss that is linear in the parameters,
         derivatives that are not finite, no gradient at w0 and no epsilon.
     """
-    target.check(options)
+    check(options)
     say("reading the problem")
     about = target.resolve(options)
     problem, sizes = about.problem, about.sizes

@@ -9,6 +9,7 @@ from types import ModuleType
 import pandas as pd
 
 from experiments import claims
+from experiments.names import unknown
 from jaxmaml import results
 
 ROOT = pathlib.Path("results")
@@ -18,12 +19,13 @@ SCALES = ("smoke", "default", "full")
 def folder(scale: str) -> pathlib.Path:
     """Where the tables of a scale are kept; those of `default` are committed."""
     if scale not in SCALES:
-        claims.unknown("scale", scale, SCALES)
+        unknown("scale", scale, SCALES)
     return ROOT if scale == "default" else ROOT / scale
 
 
 def select(experiment: str) -> list[ModuleType]:
-    return list(claims.claims().values()) if experiment == "all" else [claims.get(experiment)]
+    """The module of one claim, or of all of them."""
+    return [claims.get(name) for name in claims.select(experiment)]
 
 
 def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int | None = None) -> None:
@@ -78,7 +80,7 @@ def report(scale: str) -> None:
 
     where = folder(scale)
     frames = []
-    for name in claims.claims():
+    for name in claims.names():
         path = where / "verdicts" / f"{name}.csv"
         if not path.exists():
             raise FileNotFoundError(
@@ -99,7 +101,7 @@ def report(scale: str) -> None:
         print(f"{row.claim:4s} {row.verdict:18s} {row.part}")
     results.write_atomically(where / "report.md", ("\n".join(lines) + "\n").encode())
     print(f"{len(ledger)} rows in {where / 'claims.csv'} and {where / 'report.md'}")
-    if set(summary.NEEDED) <= set(claims.claims()):
+    if set(summary.NEEDED) <= set(claims.names()):
         summary.write(where)
     print(f"report: {page.write(where, scale)}")
 

@@ -1,6 +1,13 @@
-"""Every claim of the MAML convergence theory, measured; and fast meta-gradients to measure it with."""
+"""Every claim of the MAML convergence theory, measured; and fast meta-gradients to measure it with.
 
-from jaxmaml import hvp, tasks, theory
+The modules in LAZY are imported when they are first asked for: models needs flax, which takes longer to
+import than JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from jaxmaml import estimators, hvp, tasks, theory
 from jaxmaml.estimators.fo_maml import fo_maml
 from jaxmaml.estimators.hf_maml import ArcDelta, float_optimal_delta, hf_maml, theorem_delta
 from jaxmaml.estimators.maml import maml
@@ -10,6 +17,23 @@ from jaxmaml.meta_gradient import meta_gradient
 from jaxmaml.step_size import TheoremStepState, scale_by_theorem_step
 from jaxmaml.types import BatchSizes, Constants, Episode
 from jaxmaml.version import __version__
+
+LAZY = ("constants", "data", "models")
+
+if TYPE_CHECKING:
+    from jaxmaml import constants as constants
+    from jaxmaml import data as data
+    from jaxmaml import models as models
+else:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name in LAZY:
+            return importlib.import_module(f"jaxmaml.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *LAZY})
+
 
 __all__ = [
     "ArcDelta",
@@ -21,6 +45,7 @@ __all__ = [
     "__version__",
     "adapt",
     "adapt_has_finite_derivative",
+    "estimators",
     "float_optimal_delta",
     "fo_maml",
     "hf_maml",

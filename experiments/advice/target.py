@@ -1,7 +1,6 @@
 """From what the user typed to a problem: a training preset, or package.module:function of their own."""
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import math
@@ -9,14 +8,15 @@ import pathlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
+from experiments.advice.options import Options, precision
+from experiments.names import nearest
 from experiments.training.presets import PRESETS, Preset
-from jaxmaml.checks import check_params, check_positive, check_step_count, unknown
+from jaxmaml.checks import check_params, unknown
 from jaxmaml.constants import Problem, from_pools
 
 
@@ -38,52 +38,6 @@ SIZES = {"tasks": 20, "D_in": 10, "D_h": 10, "D_o": 10}
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `advise` can be asked."""
-
-    target: tyro.conf.Positional[str]
-    """a training preset, or package.module:function, which takes no arguments and returns a
-    jaxmaml.constants.Problem (the current folder is searched too)."""
-    alpha: float | None = None
-    """inner rate; None: the preset's, else the largest for which all theorems are derived, 1/(10 L)."""
-    inner_steps: int | None = None
-    """inner steps of what is measured; None: the preset's, else 1. The theorems are about one."""
-    epsilon: float | None = None
-    """gradient norm to reach; None: no target (the theorems' numbers are for a tenth of ||grad F(w0)||)."""
-    gap: float | None = None
-    """Delta = F(w0) - inf F; None: bounded by F(w0) where the loss is not negative."""
-    tasks: int | None = None
-    """tasks of a step (B); None: the preset's, else 20."""
-    D_in: int | None = None
-    """samples of the inner gradient; None: the preset's, else 10."""
-    D_h: int | None = None
-    """samples of the Hessian; None: the preset's, else 10."""
-    D_o: int | None = None
-    """samples of the outer gradient; None: the preset's, else 10."""
-    quick: bool | None = None
-    """fewer searches, draws, pools and samples; None: for a preset with a convolutional network."""
-    steps: int | None = None
-    """steps that are drawn to measure how far the estimators differ; None: 48, quick 12."""
-    walk: int = 0
-    """look again, and advise, where this many noisy MAML steps lead: of the preset's optimiser, else of size
-    1/L~(w)."""
-    task_chunk: int | None = None
-    """tasks vectorised together; None: the preset's, else all of them."""
-    path: str | None = None
-    """preset: folder with the files of its data set."""
-    pools: int | None = None
-    """preset: tasks drawn from its distribution, and taken for all there are; None: 24, quick 5."""
-    pool: int | None = None
-    """preset: samples of each of them, as far as there are; None: 120, quick 10."""
-    seed: int = 0
-    """of every draw."""
-    precision: Literal["float32", "float64"] | None = None
-    """None: the preset's, else float32."""
-    json: str | None = None
-    """write the advice to this file as well."""
-
-
-@dataclass(frozen=True)
 class Target:
     """A problem, and the sizes and the rate with which it is trained."""
 
@@ -96,44 +50,6 @@ class Target:
     inner_steps: int
     task_chunk: int | None
     preset: Preset | None
-
-
-def check(options: Options) -> None:
-    """One clear error for numbers out of range; called before anything is computed."""
-    for name in ("alpha", "epsilon", "gap"):
-        if getattr(options, name) is not None:
-            check_positive(name, getattr(options, name))
-    least = {"steps": 3, "walk": 0, "pools": 2, "pool": 2}
-    for name in (
-        "tasks",
-        "D_in",
-        "D_h",
-        "D_o",
-        "inner_steps",
-        "steps",
-        "walk",
-        "task_chunk",
-        "pools",
-        "pool",
-    ):
-        if getattr(options, name) is not None:
-            check_step_count(name, getattr(options, name), least.get(name, 1))
-    if options.json is not None and not (folder := pathlib.Path(options.json).absolute().parent).is_dir():
-        raise ValueError(f"json = {options.json!r}; allowed: a file in a folder that exists, not {folder}")
-    if ":" in options.target and options.path is not None:
-        raise ValueError(f"path = {options.path!r}; allowed: with a preset")
-    if ":" not in options.target and options.target not in PRESETS:
-        known = ", ".join(sorted(PRESETS))
-        hint = _nearest(options.target, PRESETS)
-        raise ValueError(
-            f"unknown preset {options.target!r}; known: {known}, or your own package.module:function.{hint}"
-        )
-
-
-def precision(options: Options) -> Literal["float32", "float64"]:
-    """float32 or float64, before anything of the target is imported or built."""
-    preset = PRESETS.get(options.target)
-    return options.precision or (preset.precision if preset else "float32")
 
 
 def effort(options: Options) -> Effort:
@@ -239,7 +155,7 @@ def _function(module_name: str, name: str) -> Callable[[], Any]:
         here = [path.stem for path in pathlib.Path.cwd().glob("*.py")]
         raise ValueError(
             f"no module {module_name!r}; allowed: one in {pathlib.Path.cwd()} or installed."
-            + _nearest(module_name, here)
+            + nearest(module_name, here)
         ) from None
     except (SyntaxError, ValueError, ImportError) as error:
         said = " ".join(str(error).split())
@@ -250,8 +166,3 @@ def _function(module_name: str, name: str) -> Callable[[], Any]:
     if not callable(getattr(module, name, None)):
         unknown(f"function of {module_name}", name, functions)
     return getattr(module, name)
-
-
-def _nearest(name: str, known: Any) -> str:
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""
