@@ -22,7 +22,7 @@ $(READY): constraints.txt pyproject.toml
 	@touch $(READY)
 
 reproduce: $(READY)  ## the paper's figures and the ledger: sweeps, figures, report
-	@$(MAKE) --no-print-directory run-sweep plots report
+	@$(RUN) -m experiments reproduce --scale $(SCALE) --experiment $(EXPERIMENT)
 
 run-sweep: $(READY)  ## run what is not on disk yet, measure and judge
 	@$(RUN) -m experiments run --scale $(SCALE) --experiment $(EXPERIMENT)

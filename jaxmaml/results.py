@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import scipy.stats
 
 PACKAGE = pathlib.Path(__file__).parent
 # What a run's numbers do not depend on: a change here keeps the chunks on disk valid.
@@ -183,6 +182,8 @@ class Interval:
 
 def interval(values: Iterable[float], level: float = 0.95) -> Interval:
     """Student's interval of the mean of independent values; degenerate for one value."""
+    import scipy.stats  # takes as long as JAX, and a start that computes nothing does without
+
     x = np.asarray(list(values), float)
     if x.size == 0:
         raise ValueError("interval of no values; allowed: at least one")
@@ -201,6 +202,8 @@ def slope(
     The interval comes from the residuals; from the standard errors of y where they are given. nan where
     x does not vary.
     """
+    import scipy.stats
+
     logs = np.log(np.asarray(list(x), float)), np.log(np.asarray(list(y), float))
     n = logs[0].size
     if n < 2 or np.ptp(logs[0]) == 0:

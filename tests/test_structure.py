@@ -94,6 +94,34 @@ def test_import_changes_no_setting():
     assert found.stdout.strip() == "False"
 
 
+def test_import_is_light():
+    """What the library can do without until it is asked for; flax takes longer to import than JAX."""
+    program = """
+import sys, jaxmaml
+heavy = {"pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "tyro", "flax", "orbax", "jaxmaml.results"}
+print(*sorted(heavy & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", jaxmaml.LAZY)
+def test_modules_are_attributes(name):
+    """Also where they are first asked for inside jit."""
+    program = f"""
+import jax, jaxmaml
+assert {name!r} in dir(jaxmaml)
+assert jax.jit(lambda x: x + len(jaxmaml.{name}.__name__))(1) == {len("jaxmaml." + name) + 1}
+assert jaxmaml.{name} is __import__("sys").modules["jaxmaml.{name}"]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_misspelt_attribute():
+    with pytest.raises(AttributeError, match="module 'jaxmaml' has no attribute 'modles'"):
+        _ = jaxmaml.modles
+
+
 def test_the_library_needs_no_extras():
     """import jaxmaml and a meta-gradient work without pandas, pyarrow, scikit-learn, tyro, matplotlib."""
     program = """

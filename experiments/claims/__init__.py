@@ -54,6 +54,7 @@ def _known(name: str) -> str:
 
 def _title(path: pathlib.Path) -> str:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["TITLE"]:
-            return str(ast.literal_eval(node.value))
+        match node:
+            case ast.Assign(targets=[ast.Name("TITLE")], value=ast.Constant(str(title))):
+                return title
     raise ValueError(f"{path} has no TITLE; allowed: TITLE = one string")

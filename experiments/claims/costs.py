@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.optimize
 from matplotlib.figure import Figure
 
 from experiments import plotting
@@ -199,6 +198,8 @@ def _floor(rule: str, B: float, D_in: float) -> float:
 
 def _sizes(rule: str, eps: float) -> BatchSizes:
     """B for a floor of eps / sqrt(2) without inner noise, then the least D_in for a floor of eps."""
+
+    import scipy.optimize
 
     def least(floor: Callable[[float], float]) -> int:
         root = scipy.optimize.brentq(lambda t: floor(np.exp(t)) - eps, -5.0, 50.0)

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.optimize
 from matplotlib.figure import Figure
 
 from experiments import plotting
@@ -167,6 +166,8 @@ def predicted(family: str, estimator: str, alpha: float) -> float:
     if family == "hf_blind":
         blind = hf_blind.make(alpha=ALPHA)
         return float(np.abs(blind.grad_objective(np.array([_blind_root(blind)]), ALPHA))[0])
+    import scipy.optimize
+
     plane = shared_curvature.make()
     found = scipy.optimize.root(_plane_direction, np.zeros(2), args=(plane, alpha), tol=1e-13)
     return float(np.linalg.norm(plane.grad_objective(found.x, alpha))) if found.success else np.nan

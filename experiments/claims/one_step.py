@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.optimize
 from matplotlib.figure import Figure
 
 from experiments import plotting
@@ -119,6 +118,7 @@ def _points(scale: str) -> np.ndarray:
 
 def _stationary(family: Cosine, alpha: float) -> np.ndarray:
     """A minimum of F near the mean of the centres."""
+    import scipy.optimize
 
     def slope(x: float) -> float:
         return float(family.grad_objective(np.array([x]), alpha)[0])

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.special
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -180,6 +179,8 @@ class _Scores:
     """The derivatives of all losses at w, and what follows from them."""
 
     def __init__(self, family: FiniteData, w: np.ndarray) -> None:
+        import scipy.special
+
         self.x, y = (np.asarray(leaf) for leaf in family.tasks)
         self.mu, self.w = float(family.mu), w
         z = self.x @ w

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.special
 from matplotlib.figure import Figure
 
 from experiments import plotting
@@ -176,6 +175,8 @@ def grid(scale: str) -> Cells:
 
 def _closed_form(row: pd.Series) -> tuple[float, float]:
     """Mean and standard deviation of L~ / L(w)."""
+    import scipy.special
+
     family, alpha, points = _problem()
     constants = family.constants()
     squares = np.sum(family.task_gradients(points[int(row.point)]) ** 2, axis=1)

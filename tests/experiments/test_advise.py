@@ -21,8 +21,8 @@ from experiments.advice import bounds, differences, rules, target, text
 from experiments.advice.bounds import REPAIRED, promises
 from experiments.advice.differences import Cost
 from experiments.advice.norms import norm_of_mean
+from experiments.advice.options import Options
 from experiments.advice.rules import recommend
-from experiments.advice.target import Options
 from experiments.training.presets import PRESETS
 from jaxmaml import Episode, InnerLoop, adapt, constants, objective, theory
 from jaxmaml.results import Interval

@@ -6,9 +6,24 @@ import sys
 
 import pytest
 
-from experiments import claims, pipeline
+from experiments import __main__, claims, names, pipeline
+from jaxmaml import checks, discover
 
 ROOT = pathlib.Path(__file__).parents[2]
+HEAVY = (
+    "jax",
+    "jaxlib",
+    "jaxmaml",
+    "numpy",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "flax",
+    "optax",
+    "orbax",
+)
+SUBCOMMANDS = "run", "plot", "report", "reproduce", "list", "train", "head-to-head", "advise"
 
 
 def command(*words, cwd=ROOT):
@@ -17,12 +32,83 @@ def command(*words, cwd=ROOT):
     )
 
 
+def imported_by(*words):
+    """Which of HEAVY a command imports, and its exit status."""
+    program = f"""
+import sys
+from experiments.__main__ import main
+sys.argv = ["experiments", *{words!r}]
+try:
+    status = main()
+except SystemExit as stop:
+    status = stop.code
+print("\\nimported", status, *sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    word, status, *heavy = done.stdout.splitlines()[-1].split()
+    assert word == "imported"
+    return heavy, int(status)
+
+
 def test_list_names_every_claim():
     done = command("list")
     assert done.returncode == 0
-    for name, module in claims.claims().items():
-        assert f"{name} " in done.stdout
-        assert module.TITLE in done.stdout
+    expected = [f"{name:20s} {module.TITLE}" for name, module in discover.modules(claims).items()]
+    assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize("name", claims.names())
+def test_title_is_read_as_it_is(name):
+    assert claims.titles()[name] == claims.get(name).TITLE
+
+
+def test_title_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "HERE", tmp_path)
+    (tmp_path / "mine.py").write_text("TITLES = {}")
+    with pytest.raises(ValueError, match="mine.py has no TITLE; allowed: TITLE = one string"):
+        claims.titles()
+    (tmp_path / "mine.py").write_text('TITLE = "a".upper()')
+    with pytest.raises(ValueError, match="mine.py has no TITLE; allowed: TITLE = one string"):
+        claims.titles()
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--help"], 0),
+        (["list"], 0),
+        *(([word, "--help"], 0) for word in SUBCOMMANDS),
+        (["train", "sinusoid", "--help"], 0),
+        (["lsit"], 2),
+        *(([word, "--experiment", "fo_flor"], 2) for word in ("run", "plot", "reproduce")),
+        (["run", "--scale", "smokey"], 2),
+        (["train", "digitz"], 2),
+        (["advise", "digitz"], 2),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_quick_starts_import_nothing_heavy(words, status):
+    assert imported_by(*words) == ([], status)
+
+
+def test_unknown_names_are_told_as_by_the_library():
+    told = []
+    for unknown in (names.unknown, checks.unknown):
+        for asked in ("fo_flor", "?"):
+            with pytest.raises(ValueError, match="unknown experiment") as error:
+                unknown("experiment", asked, claims.names())
+            told.append(str(error.value))
+    assert told[:2] == told[2:]
+
+
+def test_reproduce_runs_plots_and_reports(monkeypatch):
+    called = []
+    for name in ("run", "plot", "report"):
+        monkeypatch.setattr(__main__, name, lambda *words, name=name: called.append((name, *words)))
+    __main__.reproduce("smoke", "fo_floor")
+    assert called == [("run", "smoke", "fo_floor"), ("plot", "smoke", "fo_floor"), ("report", "smoke")]
 
 
 def test_unknown_experiment():
