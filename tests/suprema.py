@@ -51,6 +51,13 @@ def param(name):
     return pytest.param(name, id=name, marks=marks)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The threads of BLAS wait for each other longer than small matrices and L-BFGS have work for them."""
+    with threadpoolctl.threadpool_limits(1):
+        yield
+
+
 def points(family, count=6, seed=0):
     """Random points; where sigma holds on a ball, inside it."""
     directions = np.random.default_rng(seed).standard_normal((count, family.dim))
@@ -140,6 +147,4 @@ def suprema(name):
         best = min(found, key=lambda result: result.fun)
         return Summit(-best.fun, best.x)
 
-    # The threads of BLAS wait for each other longer than L-BFGS has work for them.
-    with threadpoolctl.threadpool_limits(1):
-        return {name: largest(which, starts[name]) for which, name in enumerate(names)}
+    return {name: largest(which, starts[name]) for which, name in enumerate(names)}
