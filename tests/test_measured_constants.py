@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import math
 import pathlib
 import re
@@ -12,33 +11,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.optimize
 from jax.flatten_util import ravel_pytree
-from small_families import NOISE, SIZES
+from small_families import SIZES
+from suprema import FAMILIES, one_thread, param, suprema
 
-from jaxmaml import constants, objective, tasks
+from jaxmaml import constants, tasks
 from jaxmaml.constants import UNITS, Problem, from_family, from_pools, lanczos, measure, points_near, ritz
-from jaxmaml.tasks.finite_data import LOSSES
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 KEY = jax.random.key(11)
+assert one_thread  # a fixture of every test here
 
 
 # The families: never above the declared constants, and at them where these are exact and attained
 
 
 def instances():
-    """Every family; where its data are absent, a skip that says what to install."""
-    for name, make in tasks.families().items():
-        takes = inspect.signature(make).parameters
-        numbers = SIZES.get(name, {}) | {key: value for key, value in NOISE.items() if key in takes}
-        for loss in LOSSES if name == "finite_data" else (None,):
-            try:
-                family = make(**numbers, **({"loss": loss} if loss else {}))
-            except FileNotFoundError as absent:
-                yield pytest.param(None, id=name, marks=pytest.mark.skip(reason=str(absent)))
-            else:
-                yield pytest.param(family, id=f"{name}-{loss}" if loss else name)
+    """Every family with its default loss, and every loss on synthetic pools."""
+    for name, family in FAMILIES.items():
+        default = getattr(family, "kind", None) in (None, "logistic")
+        if name.startswith("finite_data") or (default and not name.endswith(("-softmax", "-sigmoid"))):
+            yield param(name)
 
 
 def random_points(family, count, seed=0):
@@ -50,69 +43,33 @@ def random_points(family, count, seed=0):
     return 2.5 * directions + 0.3
 
 
-def hessians(family, w):
-    batches = objective.full_episodes(family).inner
-    return jax.vmap(lambda b: jax.hessian(objective.task_loss, argnums=1)(family, w, b))(batches)
-
-
-def spectral(matrices):
-    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(matrices)))
-
-
-def summit(function, starts):
-    """Where the largest local maximum lies that gradient ascent finds."""
-    both = jax.jit(jax.value_and_grad(lambda x: -function(x)))
-
-    def negated(x):
-        value, slope = both(jnp.asarray(x))
-        return float(value), np.nan_to_num(np.asarray(slope, float))
-
-    found = [scipy.optimize.minimize(negated, start, jac=True, method="L-BFGS-B") for start in starts]
-    return min(found, key=lambda result: result.fun).x
-
-
-def summits(family):
+def summits(name):
     """The points at which exact constants are attained, found with dense derivatives."""
-    declared, d = family.constants(), family.dim
-
-    def slope(x):
-        v = x[d:] / jnp.linalg.norm(x[d:])
-        return spectral(jax.jvp(lambda w: hessians(family, w), (x[:d],), (v,))[1])
-
-    def spread(w):
-        gradients = objective.task_gradients(family, w)
-        return jnp.mean(jnp.sum((gradients - gradients.mean(axis=0)) ** 2, axis=1))
-
-    starts = random_points(family, 12, seed=1)
-    if declared.kind("L") == "exact":
-        yield summit(lambda w: spectral(hessians(family, w)), starts)
-    if declared.kind("rho") == "exact" and declared.rho > 0:
-        directions = np.random.default_rng(2).standard_normal(starts.shape)
-        yield summit(slope, np.concatenate([starts, directions], axis=1))[:d]
-    if declared.kind("sigma") == "exact" and declared.sigma > 0:
-        yield summit(spread, starts)
+    d = FAMILIES[name].dim
+    return [suprema(name)[c].at[:d] for c in ("L", "rho", "sigma") if c in suprema(name)]
 
 
-@pytest.mark.parametrize("family", list(instances()))
-def test_families(family):
+@pytest.mark.parametrize("name", list(instances()))
+def test_families(name):
     """The ascent to the summits leaves 1e-5 of L, rho and sigma; of the noise there is what it samples."""
+    family = FAMILIES[name]
     declared = family.constants()
-    points = [jnp.asarray(w) for w in (*random_points(family, 3), *summits(family))]
+    points = [jnp.asarray(w) for w in (*random_points(family, 3), *summits(name))]
     measured = measure(from_family(family, points[0]), points=points, key=KEY)
-    for name in ("L", "rho", "sigma"):
-        bound, value = getattr(declared, name), getattr(measured, name).value
-        assert value <= bound * (1 + 1e-9) + 1e-12, name
-        if declared.kind(name) == "exact":
-            assert value >= bound * (1 - 1e-5), name
-    for name in ("sigma_tilde", "sigma_h"):
-        bound, found = getattr(declared, name) ** 2, getattr(measured, name)
+    for constant in ("L", "rho", "sigma"):
+        bound, value = getattr(declared, constant), getattr(measured, constant).value
+        assert value <= bound * (1 + 1e-9) + 1e-12, constant
+        if declared.kind(constant) == "exact":
+            assert value >= bound * (1 - 1e-5), constant
+    for constant in ("sigma_tilde", "sigma_h"):
+        bound, found = getattr(declared, constant) ** 2, getattr(measured, constant)
         # Five standard errors of the mean square, of which the interval is 2 x 1.97.
         error = 5 * (found.high**2 - found.low**2) / (2 * 1.97)
-        assert found.value**2 <= bound + error + 1e-24, name
-        if declared.kind(name) == "exact":
-            assert found.value**2 >= bound - error - 1e-24, name
+        assert found.value**2 <= bound + error + 1e-24, constant
+        if declared.kind(constant) == "exact":
+            assert found.value**2 >= bound - error - 1e-24, constant
             # The interval would also hold were it infinite.
-            assert error <= 5 * bound + 1e-24, name
+            assert error <= 5 * bound + 1e-24, constant
 
 
 def test_cosine_in_closed_form():
