@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from compilations import quick_jit
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
@@ -70,14 +71,102 @@ def one_task(episodes, j):
     return jax.tree.map(lambda x: x[j], episodes)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def rescaled(name, c, s, w, episode, more):
-    """The direction for c f(./s) at s w, with alpha = 0.2 s^2/c."""
+# One program for all estimators answers most of the questions below; its numbers are arguments.
+
+
+def each(call):
+    """call(name) of every estimator, by name."""
+    return {name: call(name) for name in NAMES}
+
+
+@quick_jit
+def on_logistic(c, s, w, episode, alpha, more):
+    """Every estimator's direction for c f(./s) at s w, with the rate alpha s^2/c."""
 
     def loss(v, batch):
         return c * logistic(v / s, batch)
 
-    return estimators.get(name)(loss, s * w, episode, alpha=0.2 * s**2 / c, **more)
+    return each(lambda name: estimators.get(name)(loss, s * w, episode, alpha=alpha * s**2 / c, **more[name]))
+
+
+@quick_jit
+def on_network(params, episode, alpha, more):
+    """Every estimator's direction for the network, and the gradient at params."""
+    found = each(lambda name: estimators.get(name)(network, params, episode, alpha=alpha, **more[name]))
+    return found | {"gradient": jax.grad(network)(params, episode.outer)}
+
+
+WHOLE = 0
+CHUNKS = [1, 2, 3, TASKS, 100]
+
+
+@quick_jit
+def over_tasks(params, episodes, w, logistic_episodes):
+    """Means over tasks: of the network by size of the chunk (WHOLE: no chunks), and of the logistic loss."""
+    networks = {
+        chunk: each(
+            lambda name, chunk=chunk: meta_gradient(
+                estimators.get(name),
+                network,
+                params,
+                episodes,
+                alpha=0.05,
+                task_chunk=chunk or None,
+                **extra(name),
+            )
+        )
+        for chunk in (WHOLE, *CHUNKS)
+    }
+    return networks, each(
+        lambda name: meta_gradient(
+            estimators.get(name), logistic, w, logistic_episodes, alpha=0.2, **extra(name)
+        )
+    )
+
+
+@functools.cache
+def means():
+    w, logistic_episodes = logistic_problem(1)
+    return over_tasks(*network_problem(), w, logistic_episodes)
+
+
+MORE = each(extra)
+
+
+@functools.cache
+def by_subtree():
+    """Every estimator with a rate for each subtree: equal ones of the network, others of `logistic`."""
+    w, episodes = logistic_problem(5)
+    tree = {"one": jnp.asarray(w[:1]), "two": jnp.asarray(w[1:])}
+
+    def loss(p, batch):
+        return logistic(jnp.concatenate([p["one"], p["two"]]), batch)
+
+    @quick_jit
+    def both(params, episode, tree, other):
+        small = {name: dict.fromkeys(MORE[name], 1e-05) for name in NAMES}
+        equal = {"first": 0.1, "last": [0.1]}
+        rates = {"one": 0.3, "two": 0.05}
+        return (
+            each(lambda n: estimators.get(n)(network, params, episode, alpha=equal, **MORE[n])),
+            each(lambda n: estimators.get(n)(loss, tree, other, alpha=rates, **small[n])),
+        )
+
+    params, network_episodes = network_problem()
+    return both(params, one_task(network_episodes, 0), tree, one_task(episodes, 0))
+
+
+@functools.cache
+def all_on_logistic(seed, alpha):
+    """The directions of each task."""
+    w, episodes = logistic_problem(seed)
+    return [on_logistic(1.0, 1.0, w, one_task(episodes, j), alpha, MORE) for j in range(TASKS)]
+
+
+@functools.cache
+def all_on_network(dtype, j, alpha):
+    params, episodes = network_problem(dtype)
+    return on_network(params, one_task(episodes, j), alpha, MORE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,97 +179,63 @@ class TestEveryEstimator:
             expected = reference.METHODS[name](
                 reference.logistic_gradient, reference.logistic_hessian, w, episode, alpha, **extra(name)
             )
-            found = estimators.get(name)(logistic, w, episode, alpha=alpha, **extra(name))
+            found = all_on_logistic(0, alpha)[j][name]
             # The difference loses about eps / delta digits.
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
     def test_mean_over_tasks_equals_a_loop(self, name):
-        w, episodes = logistic_problem(1)
-        method = estimators.get(name)
-        total = sum(
-            np.asarray(method(logistic, w, one_task(episodes, j), alpha=0.2, **extra(name)))
-            for j in range(TASKS)
-        )
-        found = meta_gradient(method, logistic, w, episodes, alpha=0.2, **extra(name))
-        np.testing.assert_allclose(found, total / TASKS, rtol=1e-12)
+        total = sum(np.asarray(found[name]) for found in all_on_logistic(1, 0.2))
+        np.testing.assert_allclose(means()[1][name], total / TASKS, rtol=1e-12)
 
-    @pytest.mark.parametrize("chunk", [1, 2, 3, TASKS, 100])
+    @pytest.mark.parametrize("chunk", CHUNKS)
     def test_chunked_equals_whole(self, name, chunk):
-        params, episodes = network_problem()
-        method = estimators.get(name)
-        whole = meta_gradient(method, network, params, episodes, alpha=0.05, **extra(name))
-        parts = jax.jit(
-            lambda p, e: meta_gradient(method, network, p, e, alpha=0.05, task_chunk=chunk, **extra(name))
-        )(params, episodes)
-        chex.assert_trees_all_close(parts, whole, rtol=1e-12, atol=1e-14)
+        found = means()[0]
+        chex.assert_trees_all_close(found[chunk][name], found[WHOLE][name], rtol=1e-12, atol=1e-14)
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_result_is_like_params(self, name, dtype):
-        params, episodes = network_problem(dtype)
-        found = estimators.get(name)(network, params, one_task(episodes, 0), alpha=0.05, **extra(name))
-        chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
+        params, _ = network_problem(dtype)
+        chex.assert_trees_all_equal_shapes_and_dtypes(all_on_network(dtype, 0, 0.05)[name], params)
 
     def test_float32_agrees_with_float64(self, name):
-        results = []
-        for dtype in (np.float32, np.float64):
-            params, episodes = network_problem(dtype)
-            results.append(
-                estimators.get(name)(network, params, one_task(episodes, 2), alpha=0.05, **extra(name))
-            )
+        results = [all_on_network(dtype, 2, 0.05)[name] for dtype in (np.float32, np.float64)]
         low, high = (ravel_pytree(r)[0] for r in results)
         # Rounding in the difference is eps / DELTA relative to the gradients.
         assert np.linalg.norm(low - high) <= 1e-4 * np.linalg.norm(high)
 
     def test_jit_equals_eager(self, name):
         params, episodes = network_problem()
-        episode = one_task(episodes, 1)
-
-        def call(p, e, alpha):
-            return estimators.get(name)(network, p, e, alpha=alpha, **extra(name))
-
-        chex.assert_trees_all_close(
-            jax.jit(call)(params, episode, 0.1), call(params, episode, 0.1), rtol=1e-11
-        )
+        eager = estimators.get(name)(network, params, one_task(episodes, 1), alpha=0.1, **extra(name))
+        chex.assert_trees_all_close(all_on_network(np.float64, 1, 0.1)[name], eager, rtol=1e-11)
 
     def test_without_inner_step_it_is_the_gradient(self, name):
-        params, episodes = network_problem()
-        episode = one_task(episodes, 0)
-        found = estimators.get(name)(network, params, episode, alpha=0.0, **extra(name))
-        chex.assert_trees_all_close(found, jax.grad(network)(params, episode.outer), rtol=1e-13)
+        found = all_on_network(np.float64, 0, 0.0)
+        chex.assert_trees_all_close(found[name], found["gradient"], rtol=1e-13)
 
     def test_rate_per_subtree(self, name):
         """A prefix of equal rates is the number; different rates are brute force with a vector."""
-        params, episodes = network_problem()
-        episode = one_task(episodes, 0)
-        method = estimators.get(name)
-        number = method(network, params, episode, alpha=0.1, **extra(name))
-        prefix = method(network, params, episode, alpha={"first": 0.1, "last": [0.1]}, **extra(name))
-        chex.assert_trees_all_close(prefix, number, rtol=1e-9)
+        prefix, found = by_subtree()
+        chex.assert_trees_all_close(prefix[name], all_on_network(np.float64, 0, 0.1)[name], rtol=1e-9)
 
         w, logistic_episodes = logistic_problem(5)
-        rates = np.array([0.3, 0.05, 0.05])
-        tree = {"one": jnp.asarray(w[:1]), "two": jnp.asarray(w[1:])}
-
-        def loss(p, batch):
-            return logistic(jnp.concatenate([p["one"], p["two"]]), batch)
-
-        episode = one_task(logistic_episodes, 0)
-        more = {"delta": 1e-5} if extra(name) else {}
-        found = method(loss, tree, episode, alpha={"one": 0.3, "two": 0.05}, **more)
         exact = "maml" if name == "hf_maml" else name
         expected = reference.METHODS[exact](
-            reference.logistic_gradient, reference.logistic_hessian, w, episode, rates
+            reference.logistic_gradient,
+            reference.logistic_hessian,
+            w,
+            one_task(logistic_episodes, 0),
+            np.array([0.3, 0.05, 0.05]),
         )
-        np.testing.assert_allclose(ravel_pytree(found)[0], expected, rtol=1e-7)
+        np.testing.assert_allclose(ravel_pytree(found[name])[0], expected, rtol=1e-7)
 
     @given(c=st.floats(0.05, 20), s=st.floats(0.05, 20))
     def test_units(self, name, c, s):
         """For f -> c f(./s): G -> (c/s) G at alpha -> alpha s^2/c, delta -> delta s^2/c."""
         w, episodes = logistic_problem(2)
         episode = one_task(episodes, 3)
-        more = {key: value * s**2 / c for key, value in extra(name).items()}
-        plain = rescaled(name, 1.0, 1.0, w, episode, extra(name))
-        scaled = rescaled(name, c, s, w, episode, more)
+        more = {some: {key: value * s**2 / c for key, value in MORE[some].items()} for some in NAMES}
+        plain = all_on_logistic(2, 0.2)[3][name]
+        scaled = on_logistic(c, s, w, episode, 0.2, more)[name]
         np.testing.assert_allclose(scaled, plain * c / s, rtol=1e-9)
 
     @pytest.mark.parametrize("alpha", [-0.1, np.nan, np.inf])
@@ -225,19 +280,24 @@ def test_unknown_estimator():
         estimators.get("mamml")
 
 
+@quick_jit
+def on_quadratic(hessian, w, episode, delta):
+    """(MAML, HF-MAML)"""
+
+    def loss(w, batch):
+        return 0.5 * (w - batch[0]) @ hessian @ (w - batch[0])
+
+    exact = jaxmaml.maml(loss, w, episode, alpha=0.1)
+    return exact, jaxmaml.hf_maml(loss, w, episode, alpha=0.1, delta=delta)
+
+
 @given(delta=st.floats(1e-3, 1e3), seed=st.integers(0, 10))
 def test_hf_maml_is_maml_on_quadratics(delta, seed):
     rng = np.random.default_rng(seed)
     matrix = rng.standard_normal((4, 4))
     hessian = 3 * (matrix + matrix.T)
     centers = [rng.standard_normal((1, 4)) * 2 + 5 for _ in range(3)]
-
-    def loss(w, batch):
-        return 0.5 * (w - batch[0]) @ hessian @ (w - batch[0])
-
-    w, episode = jnp.asarray(rng.standard_normal(4)), Episode(*centers)
-    exact = jaxmaml.maml(loss, w, episode, alpha=0.1)
-    found = jax.jit(lambda d: jaxmaml.hf_maml(loss, w, episode, alpha=0.1, delta=d))(delta)
+    exact, found = on_quadratic(hessian, rng.standard_normal(4), Episode(*centers), delta)
     np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-9 * np.abs(exact).max())
 
 
@@ -248,8 +308,8 @@ def test_same_batch_is_differentiation_through_the_inner_step():
     def through(p):
         return network(jaxmaml.adapt(network, p, episode.inner, 0.2), episode.outer)
 
-    found = jaxmaml.maml_same_batch(network, params, episode, alpha=0.2)
-    chex.assert_trees_all_close(found, jax.grad(through)(params), rtol=1e-12)
+    found = all_on_network(np.float64, 4, 0.2)["maml_same_batch"]
+    chex.assert_trees_all_close(found, quick_jit(jax.grad(through))(params), rtol=1e-12)
 
 
 class TestDelta:
@@ -261,25 +321,20 @@ class TestDelta:
     def test_rule_sees_the_norm_of_the_whole_pytree(self):
         params, episodes = network_problem()
         episode = one_task(episodes, 0)
-        v = jaxmaml.fo_maml(network, params, episode, alpha=0.1)
+        v = all_on_network(np.float64, 0, 0.1)["fo_maml"]
         norm = float(np.linalg.norm(ravel_pytree(v)[0]))
-        by_rule = jaxmaml.hf_maml(network, params, episode, alpha=0.1, delta=ArcDelta(0.3))
-        by_number = jaxmaml.hf_maml(network, params, episode, alpha=0.1, delta=0.3 / norm)
+        by_rule = quick_jit(lambda p, e: jaxmaml.hf_maml(network, p, e, alpha=0.1, delta=ArcDelta(0.3)))(
+            params, episode
+        )
+        by_number = on_network(params, episode, 0.1, MORE | {"hf_maml": {"delta": 0.3 / norm}})["hf_maml"]
         chex.assert_trees_all_close(by_rule, by_number, rtol=1e-10)
 
     @pytest.mark.parametrize(("dtype", "within"), [(np.float32, 3e-4), (np.float64, 1e-8)])
     def test_float_optimal_delta_is_close_to_the_exact_product(self, dtype, within):
         params, episodes = network_problem(dtype)
-        episode = one_task(episodes, 0)
-        exact, found = (
-            ravel_pytree(x)[0]
-            for x in (
-                jaxmaml.maml(network, params, episode, alpha=0.1),
-                jaxmaml.hf_maml(
-                    network, params, episode, alpha=0.1, delta=jaxmaml.float_optimal_delta(dtype)
-                ),
-            )
-        )
+        more = MORE | {"hf_maml": {"delta": jaxmaml.float_optimal_delta(dtype)}}
+        both = on_network(params, one_task(episodes, 0), 0.1, more)
+        exact, found = (ravel_pytree(both[name])[0] for name in ("maml", "hf_maml"))
         assert np.linalg.norm(found - exact) <= within * np.linalg.norm(exact)
 
     @pytest.mark.parametrize("delta", [0.0, -1.0, np.nan, np.inf])

@@ -1,13 +1,14 @@
 """Every estimator on every network."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import variants
-from jax.flatten_util import ravel_pytree
-from variants import COVERING, FULL, build, episodes, jit, name
+from variants import COVERING, FULL, build, episodes, grouped, jit, name
 
 import jaxmaml
 from jaxmaml import InnerLoop, meta_gradient
@@ -28,33 +29,44 @@ def mean_over_tasks(f, some):
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(f)(some))
 
 
-@pytest.mark.parametrize("variant", COVERING + FULL[:1], ids=name)
+def wide(x):
+    return np.asarray(x, np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+@functools.cache
+def directions(variant):
+    """Every estimator's direction, by name; in float64, at parameters and data that float32 has too."""
+    _, params, apply, shape = build(variant, dtype=np.float32)
+    loss = cross_entropy(apply)
+
+    @jit
+    def every(p, some):
+        def of(estimator, **more):
+            return meta_gradient(estimator, loss, p, some, alpha=ALPHA, **more)
+
+        delta = jaxmaml.float_optimal_delta(np.float64)
+        return {
+            "maml": of(jaxmaml.maml),
+            "same": of(jaxmaml.maml_same_batch),
+            "same by autodiff": mean_over_tasks(
+                lambda episode: jax.grad(lambda p: adapted_loss(loss, p, episode))(p), some
+            ),
+            "fo": of(jaxmaml.fo_maml),
+            "hf": of(jaxmaml.hf_maml, delta=delta),
+        }
+
+    return every(*jax.tree.map(wide, (params, episodes(shape, dtype=np.float32))))
+
+
+@pytest.mark.parametrize("variant", grouped(COVERING + FULL[:1]))
 class TestEveryNetwork:
     def test_all_four(self, variant):
-        _, params, apply, shape = build(variant)
-        loss, some = cross_entropy(apply), episodes(shape)
-
-        @jit
-        def every(p):
-            def of(estimator, **more):
-                return meta_gradient(estimator, loss, p, some, alpha=ALPHA, **more)
-
-            delta = jaxmaml.float_optimal_delta(np.float64)
-            return {
-                "maml": of(jaxmaml.maml),
-                "same": of(jaxmaml.maml_same_batch),
-                "same by autodiff": mean_over_tasks(
-                    lambda episode: jax.grad(lambda p: adapted_loss(loss, p, episode))(p), some
-                ),
-                "fo": of(jaxmaml.fo_maml),
-                "hf": of(jaxmaml.hf_maml, delta=delta),
-            }
-
-        found = every(params)
-        chex.assert_tree_all_finite(found)
+        found = jax.tree.map(np.asarray, directions(variant))
+        params = build(variant)[1]
         for value in found.values():
             chex.assert_trees_all_equal_shapes_and_dtypes(value, params)
-        flat = {key: ravel_pytree(value)[0] for key, value in found.items()}
+        flat = {key: np.concatenate([x.ravel() for x in jax.tree.leaves(v)]) for key, v in found.items()}
+        assert all(np.isfinite(x).all() for x in flat.values())
         scale = np.linalg.norm(flat["same"])
         assert np.linalg.norm(flat["same"] - flat["same by autodiff"]) <= 1e-10 * scale
         # The estimators are different ones.
@@ -67,21 +79,22 @@ class TestEveryNetwork:
     def test_float32(self, variant):
         """Finite and of the same type; within rounding of float64 where there are no kinks."""
         _, params, apply, shape = build(variant, dtype=np.float32)
-        loss, some = cross_entropy(apply), episodes(shape, dtype=np.float32)
+        loss = cross_entropy(apply)
 
-        def direction(p, e):
-            return meta_gradient(jaxmaml.maml_same_batch, loss, p, e, alpha=ALPHA)
+        @jit
+        def direction(p, some):
+            return meta_gradient(jaxmaml.maml_same_batch, loss, p, some, alpha=ALPHA)
 
-        def wide(x):
-            return x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-        found = jit(direction)(params, some)
+        found = direction(params, episodes(shape, dtype=np.float32))
         chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
-        chex.assert_tree_all_finite(found)
+        flat, expected = (
+            np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+            for tree in (found, directions(variant)["same"])
+        )
+        assert np.isfinite(flat).all()
         if variants.smooth(variant):
-            expected = ravel_pytree(jit(direction)(*jax.tree.map(wide, (params, some))))[0]
             # Three passes of some hundred roundings of 6e-8 each.
-            assert np.linalg.norm(ravel_pytree(found)[0] - expected) <= 1e-4 * np.linalg.norm(expected)
+            assert np.linalg.norm(flat - expected) <= 1e-4 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("variant", [("mlp", "softplus"), ("group", "tanh", "average")], ids=name)
@@ -102,17 +115,20 @@ def test_several_steps(variant):
     chex.assert_trees_all_close(found, expected, rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("chunk", [1, 2])
-def test_chunks_of_tasks(chunk):
+def test_chunks_of_tasks():
     _, params, apply, shape = build(("task", "relu", "max"))
     loss, some = cross_entropy(apply), episodes(shape, tasks=3)
 
-    def direction(chunk):
-        return jit(
-            lambda p: meta_gradient(jaxmaml.maml_same_batch, loss, p, some, alpha=ALPHA, task_chunk=chunk)
-        )(params)
+    @jit
+    def directions(p):
+        return [
+            meta_gradient(jaxmaml.maml_same_batch, loss, p, some, alpha=ALPHA, task_chunk=chunk)
+            for chunk in (None, 1, 2)
+        ]
 
-    chex.assert_trees_all_close(direction(chunk), direction(None), rtol=1e-10, atol=1e-12)
+    whole, *chunked = directions(params)
+    for found in chunked:
+        chex.assert_trees_all_close(found, whole, rtol=1e-10, atol=1e-12)
 
 
 def test_regression():

@@ -6,6 +6,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from compilations import quick_jit
 from flax import nnx
 from scipy.signal import correlate2d
 
@@ -27,30 +29,59 @@ COVERING = MLPS + [
     (norm, ACTIVATIONS[(i + j) % 3], pool) for i, norm in enumerate(NORMS) for j, pool in enumerate(POOLS)
 ]
 
-
-# Nearly all the time of these tests is LLVM's. Programs where its optimisations may matter use jax.jit.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# Programs where XLA's optimisations may matter use jax.jit.
+jit = quick_jit
 
 
 def name(variant):
     return "-".join(variant)
 
 
+def parts(variant, **more):
+    """(a function that makes the module, shape of a sample)."""
+    if variant[0] == "mlp":
+        return functools.partial(models.MLP, (6, 5, 4, WAYS), variant[1]), (3, 2)
+    size = {"blocks": 4, "shape": (17, 20, 2)} if variant[3:] else {"blocks": BLOCKS, "shape": SHAPE}
+    more = {"channels": CHANNELS, "groups": GROUPS} | size | more
+    norm, activation, pool = variant[:3]
+    make = functools.partial(models.Conv4, WAYS, norm=norm, activation=activation, pool=pool, **more)
+    return make, more["shape"]
+
+
+@functools.cache
+def abstract(variant, **more):
+    """(module, params, jitted apply, apply), the parameters without values: drawing them compiles a program
+    for each shape."""
+    make, _ = parts(variant, **more)
+    module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+    params, apply = models.split(module)
+    return module, params, jit(apply), apply
+
+
 def build(variant, seed=0, dtype=np.float64, **more):
     """The module, with parameters away from zero and one: (module, params, apply, shape of a sample)."""
-    if variant[0] == "mlp":
-        module, shape = models.MLP((6, 5, 4, WAYS), variant[1], rngs=nnx.Rngs(seed)), (3, 2)
-    else:
-        size = {"blocks": 4, "shape": (17, 20, 2)} if variant[3:] else {"blocks": BLOCKS, "shape": SHAPE}
-        more = {"channels": CHANNELS, "groups": GROUPS} | size | more
-        module = models.Conv4(
-            WAYS, norm=variant[0], activation=variant[1], pool=variant[2], rngs=nnx.Rngs(seed), **more
-        )
-        shape = more["shape"]
-    params, apply = models.split(module)
+    module, params, _, apply = abstract(variant, **more)
     rng = np.random.default_rng(seed)
-    params = jax.tree.map(lambda x: jnp.asarray(x + 0.3 * rng.standard_normal(x.shape), dtype), params)
-    return module, params, apply, shape
+
+    def draw(path, x):
+        """As at the start (kernels by their inputs, biases 0, scales 1), and moved."""
+        kind = path[-1].key
+        value = np.full(x.shape, kind == "scale", float)
+        if kind == "kernel":
+            value = rng.standard_normal(x.shape) / np.sqrt(np.prod(x.shape[:-1]))
+        return jnp.asarray(value + 0.3 * rng.standard_normal(x.shape), dtype)
+
+    return module, jax.tree_util.tree_map_with_path(draw, params), apply, parts(variant, **more)[1]
+
+
+def program(variant, **more):
+    """The jitted apply, the same object at each call: tests share what it has compiled."""
+    return abstract(variant, **more)[2]
+
+
+def grouped(some):
+    """The variants as parameters of a test; what one of them compiles, one worker compiles for all tests."""
+    return [pytest.param(v, marks=pytest.mark.xdist_group("network " + name(v)), id=name(v)) for v in some]
 
 
 def smooth(variant):
