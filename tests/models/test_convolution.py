@@ -1,11 +1,14 @@
 """The 3x3 convolution: both methods against nnx.Conv and NumPy, derivatives, the choice by machine."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import variants
+from compilations import quick_jit
 from flax import nnx
 
 from jaxmaml.models.convolution import METHODS, Conv3x3, conv3x3
@@ -20,32 +23,49 @@ def problem(shape, outputs=4, dtype=np.float64):
     return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
 
 
+@functools.cache
+def convolved(shape, stride):
+    """(by nnx.Conv, by the layer of each method, by the function of each method), in one program."""
+
+    @quick_jit
+    def every(x, kernel, bias):
+        def through(layer):
+            layer.kernel[...], layer.bias[...] = kernel, bias
+            return layer(x)
+
+        sizes, more = (shape[-1], 4), {"param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
+        return (
+            through(nnx.Conv(*sizes, (3, 3), stride, **more)),
+            {m: through(Conv3x3(*sizes, stride=stride, method=m, **more)) for m in METHODS},
+            {m: conv3x3(x, kernel, stride, m) for m in METHODS},
+        )
+
+    return every(*problem(shape), np.arange(4.0))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.xdist_group("convolution")
 class TestBothMethods:
     def test_equals_nnx_conv(self, shape, stride, method):
-        x, kernel = problem(shape)
-        layer = nnx.Conv(shape[-1], 4, (3, 3), stride, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-        layer.kernel[...], layer.bias[...] = kernel, jnp.arange(4.0)
-        own = Conv3x3(shape[-1], 4, stride=stride, method=method, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-        own.kernel[...], own.bias[...] = kernel, jnp.arange(4.0)
-        np.testing.assert_allclose(own(x), layer(x), rtol=1e-12, atol=1e-12)
+        by_nnx, by_layers, _ = convolved(shape, stride)
+        np.testing.assert_allclose(by_layers[method], by_nnx, rtol=1e-12, atol=1e-12)
 
     def test_equals_numpy(self, shape, stride, method):
         x, kernel = problem(shape)
         whole = np.stack([variants.convolve(image, kernel) for image in np.asarray(x)])
         if stride == 2:
             whole = whole[:, 1 - shape[1] % 2 :: 2, 1 - shape[2] % 2 :: 2]
-        np.testing.assert_allclose(conv3x3(x, kernel, stride, method), whole, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(convolved(shape, stride)[2][method], whole, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_derivatives_agree_with_a_kernel_for_each_task(stride):
     """Gradients and Hessian-vector products of a nonlinear function, three tasks under vmap."""
     x, kernel = problem((6, 5, 6, 3))
-    x = x.reshape(3, 2, 5, 6, 3)
-    kernels = jnp.stack([kernel, kernel * 0.1, kernel - 1]) / 10
+    x, kernel = np.asarray(x).reshape(3, 2, 5, 6, 3), np.asarray(kernel)
+    kernels = np.stack([kernel, kernel * 0.1, kernel - 1]) / 10
 
     def products(method):
         def f(x, k):
@@ -54,17 +74,18 @@ def test_derivatives_agree_with_a_kernel_for_each_task(stride):
         def product(x, k):
             return jax.jvp(jax.grad(f, (0, 1)), (x, k), (jnp.cos(x), jnp.sin(3 * k)))
 
-        return jax.jit(jax.vmap(product))(x, kernels)
+        return quick_jit(jax.vmap(product))(x, kernels)
 
     chex.assert_trees_all_close(products("patches"), products("lax"), rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_wider_type_wins(method):
-    x, kernel = problem((2, 5, 6, 3), dtype=np.float32)
-    assert conv3x3(x, kernel, 1, method).dtype == jnp.float32
-    assert conv3x3(x, kernel.astype(jnp.float64), 1, method).dtype == jnp.float64
-    whole = conv3x3(jnp.ones((1, 4, 4, 3), jnp.uint8), kernel, 1, method)
+    x, kernel = map(np.asarray, problem((2, 5, 6, 3), dtype=np.float32))
+    convolve = quick_jit(lambda x, kernel: conv3x3(x, kernel, 1, method))
+    assert jax.eval_shape(convolve, x, kernel).dtype == jnp.float32
+    assert jax.eval_shape(convolve, x, kernel.astype(np.float64)).dtype == jnp.float64
+    whole = convolve(np.ones((1, 4, 4, 3), np.uint8), kernel)
     np.testing.assert_allclose(whole[0, 1, 1], kernel.sum((0, 1, 2)), rtol=1e-5)
 
 

@@ -33,7 +33,7 @@ def last(x):
 def test_finite_under_jit(variant, compiler):
     """Two tasks under vmap; a quarter of each image is constant, where all maxima are ties."""
     _, params, apply, shape = build(variant)
-    loss = cross_entropy(apply)
+    loss = jax.jit(cross_entropy(apply))  # traced once, not once a derivative
     batches = episodes(shape).inner
     params = with_a_dead_channel(params)
     direction = jax.tree.map(lambda x: np.cos(3 * np.asarray(x)), params)
@@ -52,7 +52,7 @@ def test_smooth_networks_against_dense_differences(variant):
     """The truncation error is measured: that of 2h is four times that of h, so a third of their distance."""
     _, params, apply, shape = build(variant, seed=2, channels=2, groups=1, shape=(9, 10, 1))
     batch = labelled(np.random.default_rng(3), shape, 3)
-    loss = cross_entropy(apply)
+    loss = jax.jit(cross_entropy(apply))  # traced once, not once a derivative
     w, unravel = ravel_pytree(jax.tree.map(np.asarray, params))
     direction = np.cos(np.arange(w.size) * 1.7)
 

@@ -37,7 +37,7 @@ def wide(x):
 def directions(variant):
     """Every estimator's direction, by name; in float64, at parameters and data that float32 has too."""
     _, params, apply, shape = build(variant, dtype=np.float32)
-    loss = cross_entropy(apply)
+    loss = jax.jit(cross_entropy(apply))  # traced once, not once a derivative
 
     @jit
     def every(p, some):
@@ -100,7 +100,7 @@ class TestEveryNetwork:
 @pytest.mark.parametrize("variant", [("mlp", "softplus"), ("group", "tanh", "average")], ids=name)
 def test_several_steps(variant):
     _, params, apply, shape = build(variant)
-    loss, some = cross_entropy(apply), episodes(shape)
+    loss, some = jax.jit(cross_entropy(apply)), episodes(shape)
 
     @jit
     def both(p):
@@ -117,7 +117,7 @@ def test_several_steps(variant):
 
 def test_chunks_of_tasks():
     _, params, apply, shape = build(("task", "relu", "max"))
-    loss, some = cross_entropy(apply), episodes(shape, tasks=3)
+    loss, some = jax.jit(cross_entropy(apply)), episodes(shape, tasks=3)
 
     @jit
     def directions(p):

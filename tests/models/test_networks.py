@@ -181,7 +181,7 @@ class TestTransductive:
         assert module.transductive != np.allclose(alone, among, rtol=1e-12)
 
     def test_nothing_is_carried_to_the_next_batch(self):
-        make, shape = variants.parts(("task", "tanh", "average"))
+        make, shape = variants.parts(("task", "tanh", "average"), blocks=1, channels=2, shape=(4, 5, 1))
         module = make(rngs=nnx.Rngs(0))
         params, apply = models.split(module)
         x = np.asarray(labelled(np.random.default_rng(0), shape, 4, dtype=np.float32)[0])
