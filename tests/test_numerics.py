@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 import scipy.stats
+from compilations import quick_jit
 from jax.flatten_util import ravel_pytree
 
 from jaxmaml import hvp, random, tree, trigonometry
@@ -27,11 +28,23 @@ def problem(dtype=np.float64):
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, vector, batch))
 
 
+@quick_jit
+def products(params, vector, batch):
+    """(exact, dense, the difference, the Hessian)"""
+    flat, unravel = ravel_pytree(params)
+    return (
+        hvp.exact(network, params, vector, batch),
+        hvp.dense(network, params, vector, batch),
+        hvp.central_difference(network, params, vector, batch, 0.1),
+        jax.hessian(lambda w: network(unravel(w), batch))(flat),
+    )
+
+
 class TestHessianVectorProducts:
     def test_exact_equals_dense(self):
         params, vector, batch = problem()
-        exact = hvp.exact(network, params, vector, batch)
-        chex.assert_trees_all_close(exact, hvp.dense(network, params, vector, batch), rtol=1e-12)
+        exact, dense, *_ = products(params, vector, batch)
+        chex.assert_trees_all_close(exact, dense, rtol=1e-12)
         chex.assert_trees_all_equal_shapes_and_dtypes(exact, params)
 
     def test_exact_equals_hand_derivatives(self):
@@ -45,7 +58,8 @@ class TestHessianVectorProducts:
             return fit + 0.05 * jnp.sum(w**2) + jnp.sum((w - 1) ** 4) / 4
 
         expected = reference.logistic_hessian(w, batch) @ v
-        np.testing.assert_allclose(hvp.exact(loss, w, v, batch), expected, rtol=1e-12)
+        found = quick_jit(lambda w, v, batch: hvp.exact(loss, w, v, batch))(w, v, batch)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
     def test_difference_within_its_bound(self):
         """(c) in one dimension: f = -sin x has L = rho = zeta = 1; the bound holds at every step."""
@@ -55,9 +69,10 @@ class TestHessianVectorProducts:
         def loss(x, batch):
             return -jnp.sum(jnp.sin(x)) + 0 * jnp.sum(batch)
 
+        difference = quick_jit(lambda w, v, delta: hvp.central_difference(loss, w, v, jnp.zeros(1), delta))
         for delta in (1e-3, 0.1, 0.6, 3.0):
-            found = hvp.central_difference(loss, w, v, jnp.zeros(1), delta)
-            error = float(jnp.abs(found - jnp.sin(w) * v)[0])
+            found = difference(w, v, delta)
+            error = float(np.abs(found - np.sin(w) * v)[0])
             bound = finite_difference.truncation(constants, delta, 2.5)
             assert error <= bound * (1 + 1e-9)
             assert error >= 0.05 * bound
@@ -69,7 +84,7 @@ class TestHessianVectorProducts:
         def cubic(x, batch):
             return jnp.sum(2 * x**3) + jnp.sum(3 * x**2) + 0 * jnp.sum(batch)
 
-        found = hvp.central_difference(cubic, w, v, jnp.zeros(1), 0.25)
+        found = quick_jit(lambda w, v: hvp.central_difference(cubic, w, v, jnp.zeros(1), 0.25))(w, v)
         np.testing.assert_allclose(found, (12 * w + 6) * v, rtol=1e-13)
 
     def test_step_that_depends_on_a_tiny_norm(self):
@@ -79,13 +94,15 @@ class TestHessianVectorProducts:
         def loss(x, batch):
             return jnp.sum(x**2) + 0 * jnp.sum(batch)
 
-        found = hvp.central_difference(loss, w, v, jnp.zeros(1), 1 / tree.norm(v))
-        np.testing.assert_allclose(found, 2 * v, rtol=1e-12)
+        found = quick_jit(lambda w, v: hvp.central_difference(loss, w, v, jnp.zeros(1), 1 / tree.norm(v)))(
+            w, v
+        )
+        np.testing.assert_allclose(found, 2 * np.asarray(v), rtol=1e-12)
 
     def test_of_zero(self):
         params, vector, batch = problem()
-        nothing = jax.tree.map(jnp.zeros_like, vector)
-        found = hvp.central_difference(network, params, nothing, batch, 0.1)
+        nothing = jax.tree.map(np.zeros_like, vector)
+        found = products(params, nothing, batch)[2]
         chex.assert_trees_all_equal(found, nothing)
 
     def test_differences_have_full_matrix_products(self):
@@ -103,12 +120,12 @@ class TestHessianVectorProducts:
         assert dots(hvp.exact)[1] == 0
 
     def test_float32(self):
-        low = [hvp.exact(network, *problem(d)[:2], problem(d)[2]) for d in (np.float32, np.float64)]
-        one, two = (ravel_pytree(x)[0] for x in low)
-        params, vector, batch = problem()
-        flat, unravel = ravel_pytree(params)
-        hessian = jax.hessian(lambda w: network(unravel(w), batch))(flat)
-        scale = np.linalg.norm(hessian, 2) * np.linalg.norm(ravel_pytree(vector)[0])
+        low, high = (products(*problem(d)) for d in (np.float32, np.float64))
+        one, two, v = (
+            np.concatenate([np.ravel(x) for x in x.values()]) for x in (low[0], high[0], problem()[1])
+        )
+        assert one.dtype == np.float32
+        scale = np.linalg.norm(high[3], 2) * np.linalg.norm(v)
         # The derivative of a saturated tanh loses a few digits.
         assert np.linalg.norm(one - two) <= 64 * np.finfo(np.float32).eps * scale
 
@@ -137,35 +154,44 @@ class TestTrigonometry:
     @pytest.mark.parametrize("name", ["sin", "cos"])
     def test_accuracy(self, name):
         exact = getattr(np, name)(self.x.astype(np.longdouble))
-        found = np.asarray(getattr(trigonometry, name)(jnp.asarray(self.x)))
+        found = np.asarray(quick_jit(getattr(trigonometry, name))(self.x))
         assert np.max(np.abs(found - exact)) <= 4e-16
 
     @pytest.mark.parametrize("name", ["sin", "cos"])
     def test_derivatives(self, name):
-        x = jnp.asarray(self.x[::997])
+        @quick_jit
+        def derivatives(x):
+            found = []
+            for function in (getattr(m, name) for m in (trigonometry, jnp)):
+                one = jax.grad(function)
+                two = jax.grad(one)
+                found.append([jax.vmap(g)(x) for g in (one, two, jax.grad(two))])
+            return found
 
-        def derivatives(function):
-            one = jax.grad(function)
-            two = jax.grad(one)
-            return [jax.vmap(g)(x) for g in (one, two, jax.grad(two))]
-
-        ours, theirs = (derivatives(getattr(m, name)) for m in (trigonometry, jnp))
+        ours, theirs = derivatives(self.x[::997])
         np.testing.assert_allclose(ours, theirs, atol=1e-15)
 
     def test_float32(self):
-        x = jnp.asarray(self.x[:100], jnp.float32)
-        np.testing.assert_array_equal(trigonometry.sin(x), jnp.sin(x))
-        np.testing.assert_array_equal(trigonometry.cos(x), jnp.cos(x))
+        x = self.x[:100].astype(np.float32)
+        for a, b in ((trigonometry.sin, jnp.sin), (trigonometry.cos, jnp.cos)):
+            ours, theirs = quick_jit(lambda x, a=a, b=b: (a(x), b(x)))(x)
+            assert ours.dtype == np.float32
+            np.testing.assert_array_equal(ours, theirs)
 
     @pytest.mark.parametrize("name", ["sin", "cos"])
     def test_bounded_where_a_run_has_diverged(self, name):
-        found = getattr(trigonometry, name)(jnp.array([1e17, -1e200]))
+        found = quick_jit(getattr(trigonometry, name))(np.array([1e17, -1e200]))
         assert np.all(np.abs(found) <= 1 + 1e-2)
+
+
+standard_normal = quick_jit(random.standard_normal, static_argnums=1)
+bits = quick_jit(random.bits, static_argnums=1)
+integers = quick_jit(random.integers, static_argnums=(1, 2))
 
 
 class TestRandom:
     def test_law(self):
-        x = np.asarray(random.standard_normal(jax.random.key(3), (3, 40_000)))
+        x = np.asarray(standard_normal(jax.random.key(3), (3, 40_000)))
         assert x.dtype == np.float64
         assert scipy.stats.kstest(x.ravel(), "norm").pvalue > 1e-3
         assert np.max(np.abs(np.corrcoef(x) - np.eye(3))) < 0.02
@@ -177,23 +203,23 @@ class TestRandom:
         key = jax.random.fold_in(jax.random.key(11, impl="threefry2x32"), 5)
         words = np.asarray(jax.random.bits(key, ((count + 1) // 2,), jnp.uint64))
         halves = np.concatenate([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)])[:count]
-        np.testing.assert_array_equal(random.bits(key, count), halves)
+        np.testing.assert_array_equal(bits(key, count), halves)
 
     def test_keys_of_other_generators(self):
         key = jax.random.key(3, impl="rbg")
-        x = np.asarray(random.standard_normal(key, (5000,)))
+        x = np.asarray(standard_normal(key, (5000,)))
         assert scipy.stats.kstest(x, "norm").pvalue > 1e-3
 
     def test_float32(self):
-        exact = np.asarray(random.standard_normal(jax.random.key(3), (100,)))
+        exact = np.asarray(standard_normal(jax.random.key(3), (100,)))
         with jax.enable_x64(False):
-            low = random.standard_normal(jax.random.key(3), (100,))
+            low = standard_normal(jax.random.key(3), (100,))
         assert low.dtype == np.float32
         np.testing.assert_array_equal(low, exact)
 
     @pytest.mark.parametrize("n", [1, 3, 100, 65_535, 70_000])
     def test_integers(self, n):
-        x = np.asarray(random.integers(jax.random.key(9), 50_000, n))
+        x = np.asarray(integers(jax.random.key(9), 50_000, n))
         assert x.min() >= 0
         assert x.max() < n
         counts = np.bincount(x * 100 // n if n > 100 else x)
@@ -202,22 +228,20 @@ class TestRandom:
         assert scipy.stats.chisquare(counts, 50_000 * expected).pvalue > 1e-3 or n == 1
 
     def test_integers_are_the_high_word(self):
-        drawn = np.asarray(random.bits(jax.random.key(2), 1000)).astype(np.uint64)
-        found = random.integers(jax.random.key(2), 1000, 60_001)
+        drawn = np.asarray(bits(jax.random.key(2), 1000)).astype(np.uint64)
+        found = integers(jax.random.key(2), 1000, 60_001)
         np.testing.assert_array_equal(found, (drawn * np.uint64(60_001)) >> np.uint64(32))
 
     def test_odd_counts(self):
-        assert random.standard_normal(jax.random.key(0), (3, 5)).shape == (3, 5)
+        assert standard_normal(jax.random.key(0), (3, 5)).shape == (3, 5)
 
     def test_finite_for_every_pattern(self):
-        bits = jnp.concatenate(
-            [jnp.arange(0, 2**32, 65_521, dtype=jnp.uint32), jnp.array([0, 511, 512, 2**32 - 1], jnp.uint32)]
-        )
-        x = np.asarray(random.normal_of_bits(bits))
+        patterns = np.concatenate([np.arange(0, 2**32, 65_521), [0, 511, 512, 2**32 - 1]]).astype(np.uint32)
+        x = np.asarray(quick_jit(random.normal_of_bits)(patterns))
         assert np.all(np.isfinite(x))
         assert np.all(np.diff(x[:-4]) >= 0)
         assert x.min() == -x.max()
 
     def test_keys_differ(self):
-        one, two = (random.standard_normal(jax.random.key(j), (100,)) for j in (0, 1))
+        one, two = (np.asarray(standard_normal(jax.random.key(j), (100,))) for j in (0, 1))
         assert np.all(one != two)
