@@ -156,11 +156,11 @@ class Run:
         direction_norm = ||G_{k-1}|| and step_size = beta_{k-1} (nan at 0), step_sum = sum_{j<k} beta_j;
         diverged_at, shape (): the first k at which w_k is not finite, or -1.
         """
-        # Of the shape of a number that varies between cells: under vmap the state is then known to vary at once,
+        # Made of a number that varies between cells: under vmap the state is then known to vary at once,
         # where else the loops are traced twice to find out.
         zero = 0 * jnp.asarray(self.alpha, float)
         nothing = zero + jnp.nan
-        state = _State(self.w0 + zero, (zero - 1).astype(int), nothing, nothing, zero)
+        state = _State(jnp.asarray(self.w0) + zero, (zero - 1).astype(int), nothing, nothing, zero)
         key = jax.random.key(self.seed, impl="threefry2x32")
 
         def segment(state: _State, ends: tuple[jax.Array, jax.Array]) -> tuple[_State, PyTree]:

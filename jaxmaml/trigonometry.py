@@ -22,9 +22,8 @@ _COS = [(-1) ** j / math.factorial(2 * j) for j in range(_TERMS)]
 _SIN = [(-1) ** j / math.factorial(2 * j + 1) for j in range(_TERMS)]
 
 
-@jax.jit
 @jax.custom_jvp
-def cos(x: jax.Array) -> jax.Array:
+def _cos(x: jax.Array) -> jax.Array:
     """cos x, x in radians, |x| <= 1e5 in float64."""
     if x.dtype != jnp.float64:
         return jnp.cos(x)
@@ -32,9 +31,8 @@ def cos(x: jax.Array) -> jax.Array:
     return sign * _polynomial(_COS, r * r)
 
 
-@jax.jit
 @jax.custom_jvp
-def sin(x: jax.Array) -> jax.Array:
+def _sin(x: jax.Array) -> jax.Array:
     """sin x, x in radians, |x| <= 1e5 in float64."""
     if x.dtype != jnp.float64:
         return jnp.sin(x)
@@ -42,16 +40,20 @@ def sin(x: jax.Array) -> jax.Array:
     return sign * r * _polynomial(_SIN, r * r)
 
 
-@cos.__wrapped__.defjvp
+@_cos.defjvp
 def _cos_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x,), (t,) = primals, tangents
     return cos(x), -sin(x) * t
 
 
-@sin.__wrapped__.defjvp
+@_sin.defjvp
 def _sin_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x,), (t,) = primals, tangents
     return sin(x), cos(x) * t
+
+
+# Under jit, so that a program which calls them many times traces them once a shape.
+cos, sin = jax.jit(_cos), jax.jit(_sin)
 
 
 def _reduce(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -65,8 +65,8 @@ MUTATIONS = {
     ),
     "mean over tasks without 1/B": Mutation(
         "jaxmaml/meta_gradient.py",
-        "return jax.tree.map(lambda g: g / tasks, summed)",
-        "return summed",
+        "mean = jax.tree.map(lambda g: g / tasks, summed)",
+        "mean = summed",
         ("noisy_line",),
     ),
     "step that does not adapt": Mutation(
