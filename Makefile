@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce run-sweep plots report list test check format mutations bench clean
+.PHONY: help reproduce run-sweep plots report list test test-all check format mutations bench clean
 
 help:  ## list the targets
 	@echo "make TARGET [SCALE=smoke|default|full] [EXPERIMENT=name|all] [PYTHON=python3.13]"
@@ -36,8 +36,11 @@ report: $(READY)  ## collect the ledger of claims
 list: $(READY)  ## name every claim
 	@$(RUN) -m experiments list
 
-test: $(READY)  ## the whole test suite
-	@$(RUN) -m pytest
+test: $(READY)  ## the tests, all but the exhaustive ones
+	@$(RUN) -m pytest -m "not exhaustive"
+
+test-all: $(READY)  ## every test, on programs compiled as users' are; up to an hour
+	@XLA_FLAGS= $(RUN) -m pytest
 
 check: $(READY)  ## format, lint, types
 	@$(RUN) -m ruff format --check .

@@ -1,10 +1,12 @@
 """Claims from cells to ledger: sweep, measure, judge, draw. Nothing that is on disk is done again."""
 
+import collections
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,8 +14,13 @@ from experiments import claims
 from experiments.names import unknown
 from jaxmaml import results
 
+if TYPE_CHECKING:
+    from jaxmaml.sweep import Prepared
+
 ROOT = pathlib.Path("results")
 SCALES = ("smoke", "default", "full")
+AHEAD = 2
+"""claims whose programs compile while another runs."""
 
 
 def folder(scale: str) -> pathlib.Path:
@@ -30,13 +37,11 @@ def select(experiment: str) -> list[ModuleType]:
 
 def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int | None = None) -> None:
     """Sweep, measure and judge; writes tables/<claim>.csv, claims.csv and manifest.json."""
-    from jaxmaml import sweep
-
     where = folder(scale)
-    for module in selected:
+    for module, prepared in _prepared(scale, selected, chunk_cells):
         name = short(module)
         print(f"{name}: {module.TITLE}")
-        rows, report = sweep.sweep(module.grid(scale), ROOT / "raw", chunk_cells=chunk_cells)
+        rows, report = prepared.run()
         table_path = where / "tables" / f"{name}.csv"
         verdict_path = where / "verdicts" / f"{name}.csv"
         stamp = results.digest(*report.keys, _code(module), scale)
@@ -110,6 +115,35 @@ def short(module: ModuleType) -> str:
     return module.__name__.rsplit(".", 1)[-1]
 
 
+def with_imported(module: ModuleType) -> list[pathlib.Path]:
+    """The sources of a claim and of the claims that it imports from."""
+    found = {module.__name__}
+    for value in vars(module).values():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
+        if name.startswith(claims.__name__ + "."):
+            found.add(name)
+    return sorted(pathlib.Path(sys.modules[name].__file__ or "") for name in found)
+
+
+def _prepared(
+    scale: str, selected: Sequence[ModuleType], chunk_cells: int | None
+) -> Iterator[tuple[ModuleType, "Prepared"]]:
+    """Each claim with its sweep; while one runs, the programs of the next AHEAD compile."""
+    from jaxmaml import sweep
+
+    waiting: collections.deque[tuple[ModuleType, Prepared]] = collections.deque()
+    try:
+        for module in selected:
+            waiting.append((module, sweep.prepare(module.grid(scale), ROOT / "raw", chunk_cells=chunk_cells)))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for _, prepared in waiting:
+            prepared.cancel()
+
+
 def _record(where: pathlib.Path, name: str, scale: str, report: object) -> None:
     """Adds what a claim's sweep took to manifest.json, beside the versions and the device."""
     path = where / "manifest.json"
@@ -126,17 +160,7 @@ def _code(module: ModuleType) -> str:
     here = pathlib.Path(__file__).parent
     theory = sorted((results.PACKAGE / "theory").glob("*.py"))
     helpers = sorted(here.glob("*.py"))
-    return results.source_digest(*_with_imported(module), *helpers, *theory, results.PACKAGE / "results.py")
-
-
-def _with_imported(module: ModuleType) -> list[pathlib.Path]:
-    """The sources of a claim and of the claims that it imports from."""
-    found = {module.__name__}
-    for value in vars(module).values():
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
-        if name.startswith(claims.__name__ + "."):
-            found.add(name)
-    return sorted(pathlib.Path(sys.modules[name].__file__ or "") for name in found)
+    return results.source_digest(*with_imported(module), *helpers, *theory, results.PACKAGE / "results.py")
 
 
 def _stamp_path(name: str, step: str, scale: str) -> pathlib.Path:

@@ -120,11 +120,12 @@ def digest(*parts: str | bytes) -> str:
 @functools.cache
 def source_digest(*paths: pathlib.Path) -> str:
     """Identifies code up to comments, docstrings and layout, so that stale results are never read."""
-    return digest(*(_bare(path) for path in paths))
+    return digest(*(_bare(path.read_text(encoding="utf-8")) for path in paths))
 
 
-def _bare(path: pathlib.Path) -> str:
-    module = ast.parse(path.read_text())
+@functools.cache
+def _bare(source: str) -> str:
+    module = ast.parse(source)
     for node in ast.walk(module):
         body = getattr(node, "body", None)
         if isinstance(body, list):
@@ -140,11 +141,11 @@ def _is_text(node: ast.AST) -> bool:
     )
 
 
-def numerical_sources() -> list[pathlib.Path]:
+@functools.cache
+def numerical_sources() -> tuple[pathlib.Path, ...]:
     """The library's modules that a run's numbers depend on."""
-    return sorted(
-        path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in NOT_NUMERICAL
-    )
+    modules = sorted(PACKAGE.rglob("*.py"))
+    return tuple(path for path in modules if path.relative_to(PACKAGE).parts[0] not in NOT_NUMERICAL)
 
 
 @functools.cache

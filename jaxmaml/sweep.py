@@ -5,13 +5,17 @@ one compile signature (treedef and shapes) run as one program jit(shard(vmap(exe
 """
 
 import collections
+import concurrent.futures
 import dataclasses
+import functools
 import json
 import math
+import os
 import pathlib
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,11 +37,21 @@ ACCELERATOR_LANES = 1024
 """cells that a GPU or TPU vectorises at once: a step of few cells is the launches of its kernels there
 (docs/gpu.md)."""
 
+_CPU_OPTIONS: dict[str, Any] = {
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+"""On CPUs programs compile in half of the time with these, and run as fast (results/benchmarks.md)."""
+
 traces: collections.Counter[str] = collections.Counter()
 """How often the program of each signature was traced by this process."""
-_events: collections.Counter[str] = collections.Counter()
-jax.monitoring.register_event_listener(lambda event, **_: _events.update([event]))
 _HIT = "/jax/compilation_cache/cache_hits"
+_compiling = threading.local()
+"""`cached`: whether the last program that this thread compiled came from the cache on disk."""
+jax.monitoring.register_event_listener(
+    lambda event, **_: setattr(_compiling, "cached", True) if event == _HIT else None
+)
 
 
 class Cell(Protocol):
@@ -72,6 +86,7 @@ class Report:
     cached: int = 0
     """programs that came from the compile cache on disk."""
     compile_s: float = 0.0
+    """seconds in which nothing ran, because programs were traced or not compiled yet."""
     run_s: float = 0.0
     cell_steps: int = 0
     keys: list[str] = field(default_factory=list)
@@ -102,20 +117,28 @@ def group(cells: Sequence[Cell]) -> list[Group]:
 
 def cell_key(cell: Cell, name: str) -> str:
     """The hash of a cell's resolved configuration: its numbers, structure, code and environment."""
-    environment = results.environment()
-    code = results.source_digest(*results.numerical_sources(), *sorted(_defined_in(cell)))
     numbers = [_array(x).tobytes() for x in jax.tree.leaves(cell)]
-    versions = [environment["versions"][name] for name in ("jax", "jaxlib", "numpy")]
-    where = [*versions, environment["platform"], environment["x64"]]
-    return results.digest(name, code, json.dumps(where), *numbers)[:24]
+    return results.digest(name, _code(_classes(cell)), _where(), *numbers)[:24]
 
 
-def _defined_in(node: Any) -> set[pathlib.Path]:
-    """The source files of a cell's own classes, and of those of its fields: a family may be the user's."""
+def _classes(node: Any) -> set[type]:
+    """A cell's own class and those of its fields: a family may be the user's."""
     if not dataclasses.is_dataclass(node):
         return set()
-    found = {pathlib.Path(sys.modules[type(node).__module__].__file__ or "")}
-    return found.union(*(_defined_in(getattr(node, f.name)) for f in dataclasses.fields(node)))
+    return {type(node)}.union(*(_classes(getattr(node, f.name)) for f in dataclasses.fields(node)))
+
+
+def _code(classes: set[type]) -> str:
+    """Identifies the code that computes a cell of these classes."""
+    defined_in = {pathlib.Path(sys.modules[c.__module__].__file__ or "") for c in classes}
+    return results.source_digest(*results.numerical_sources(), *sorted(defined_in))
+
+
+def _where() -> str:
+    """What else the numbers depend on."""
+    environment = results.environment()
+    versions = [environment["versions"][name] for name in ("jax", "jaxlib", "numpy")]
+    return json.dumps([*versions, environment["platform"], environment["x64"]])
 
 
 def sweep(
@@ -139,142 +162,225 @@ def sweep(
       Rows in the order of `labelled`: label columns, `cell` (its index) and the arrays of `execute`, one row
       an entry (arrays of shape () repeat); and a `Report`.
     """
-    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    return prepare(labelled, directory, chunk_cells=chunk_cells, quiet=quiet).run()
+
+
+def prepare(
+    labelled: Sequence[tuple[Labels, Cell]],
+    directory: pathlib.Path,
+    *,
+    chunk_cells: int | None = None,
+    quiet: bool = False,
+) -> "Prepared":
+    """A `sweep` that is ready to run: its programs are traced, and compile in the background.
+
+    What is prepared while another sweep runs costs little time by the clock.
+    """
     cells = [cell for _, cell in labelled]
     for cell in cells:
         cell.check()
     groups = group(cells)
-    report = Report(cells=len(cells), programs=0)
     names = {i: g.signature for g in groups for i in g.indices}
-    report.keys = [cell_key(cell, names[i]) for i, cell in enumerate(cells)]
-
+    keys = [cell_key(cell, names[i]) for i, cell in enumerate(cells)]
     stored: dict[str, pd.DataFrame] = {}
-    missing: list[tuple[Group, list[int]]] = []
+    missing: list[_Program] = []
     seconds = 0.0
     for g in groups:
         folder = _folder(directory, g)
         rows, manifests = results.read_chunks(folder) if folder.exists() else (pd.DataFrame(), [])
         if len(rows):
             stored |= dict(iter(rows.groupby("key", sort=False)))
-        todo = _unique([i for i in g.indices if report.keys[i] not in stored], report.keys)
+        todo = list({keys[i]: i for i in g.indices if keys[i] not in stored}.values())
         if todo:
-            missing.append((g, todo))
+            missing.append(
+                _Program(g, folder, [keys[i] for i in todo], [cells[i] for i in todo], chunk_cells)
+            )
             steps = sum(m["cell_steps"] for m in manifests)
             rate = sum(m["run_s"] for m in manifests) / steps if steps else NOMINAL_RATE
-            seconds += rate * sum(cells[i].cost for i in todo) + 2.0
-    report.reused = len(cells) - sum(len(todo) for _, todo in missing)
-    report.programs = len(missing)
-    if missing:
-        console.print(
-            f"plan: {len(cells)} cells, {report.reused} on disk, {len(cells) - report.reused} to run "
-            f"in {len(missing)} programs, about {_duration(seconds)}"
-        )
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
-    ) as bar:
-        total = sum(cells[i].cost for _, todo in missing for i in todo)
-        job = bar.add_task("cell-steps", total=total)
-        for g, todo in missing:
-            for rows, steps in _run_group(g, todo, cells, directory, chunk_cells, report):
-                stored |= dict(iter(rows.groupby("key", sort=False)))
-                bar.advance(job, steps)
-    console.print(str(report))
-    for (labels, _), key in zip(labelled, report.keys, strict=True):
-        if taken := set(labels) & {"cell", *stored[key].columns}:
-            raise ValueError(f"labels {sorted(taken)} are columns of the result; allowed: other names")
-    frames = [
-        stored[key].drop(columns="key").assign(cell=index, **labels)
-        for index, (key, (labels, _)) in enumerate(zip(report.keys, labelled, strict=True))
-    ]
-    return pd.concat(frames, ignore_index=True), report
+            seconds += rate * missing[-1].cost + 2.0
+    for program in missing:
+        program.compile()
+    return Prepared(
+        labelled, keys, stored, missing, seconds, Console(quiet=quiet, highlight=False, soft_wrap=True)
+    )
 
 
-def _run_group(
-    g: Group,
-    todo: list[int],
-    cells: Sequence[Cell],
-    directory: pathlib.Path,
-    chunk_cells: int | None,
-    report: Report,
-) -> Any:
-    """Compiles the program of a group once and yields the rows of chunk after chunk."""
-    devices = jax.local_devices()
-    shared = _shared_leaves([cells[i] for i in todo])
-    structure = jax.tree.structure(cells[todo[0]])
-    if chunk_cells is None:
-        chunk_cells = 64 if _on_cpu() else ACCELERATOR_LANES * len(devices)
-    lanes = min(_lanes(cells[todo[0]]), math.ceil(len(todo) / len(devices)), chunk_cells // len(devices))
-    lanes = max(lanes, 1)
-    block = lanes * len(devices)
-    chunks = math.ceil(len(todo) / max(chunk_cells // block * block, block))
-    width = math.ceil(len(todo) / chunks / block) * block
-    mesh = Mesh(np.array(devices), ("cells",))
-    specs = [PartitionSpec() if s else PartitionSpec("cells") for s in shared]
+@dataclass
+class Prepared:
+    """Cells, what is on disk of them, and the programs of the others; `run` once."""
 
-    def program(leaves: list[jax.Array]) -> dict[str, jax.Array]:
-        traces[g.signature] += 1
+    labelled: Sequence[tuple[Labels, Cell]]
+    keys: list[str]
+    stored: dict[str, pd.DataFrame]
+    """the rows on disk, by key."""
+    missing: "list[_Program]"
+    seconds: float
+    """estimate of what the others take."""
+    console: Console
+
+    def run(self) -> tuple[pd.DataFrame, Report]:
+        """What `sweep` returns."""
+        count = len(self.labelled)
+        reused = count - sum(len(program.cells) for program in self.missing)
+        report = Report(cells=count, reused=reused, programs=len(self.missing), keys=self.keys)
+        if self.missing:
+            self.console.print(
+                f"plan: {count} cells, {reused} on disk, {count - reused} to run "
+                f"in {len(self.missing)} programs, about {_duration(self.seconds)}"
+            )
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=self.console.quiet or not self.console.is_terminal,
+        ) as bar:
+            job = bar.add_task("cell-steps", total=sum(program.cost for program in self.missing))
+            try:
+                for program in self.missing:
+                    for rows, steps in program.run(report):
+                        self.stored |= dict(iter(rows.groupby("key", sort=False)))
+                        bar.advance(job, steps)
+            finally:
+                self.cancel()
+        self.console.print(str(report))
+        return self._rows(), report
+
+    def cancel(self) -> None:
+        """Compile no more than has begun."""
+        for program in self.missing:
+            program.compiled.cancel()
+
+    def _rows(self) -> pd.DataFrame:
+        frames = []
+        for index, (key, (labels, _)) in enumerate(zip(self.keys, self.labelled, strict=True)):
+            rows = self.stored[key]
+            if taken := set(labels) & {"cell", *rows.columns}:
+                raise ValueError(f"labels {sorted(taken)} are columns of the result; allowed: other names")
+            frames.append(rows.drop(columns="key").assign(cell=index, **labels))
+        return pd.concat(frames, ignore_index=True)
+
+
+class _Program:
+    """The cells of a group that are not on disk, and the compiled program that runs them."""
+
+    def __init__(
+        self,
+        g: Group,
+        folder: pathlib.Path,
+        keys: Sequence[str],
+        cells: Sequence[Cell],
+        chunk_cells: int | None,
+    ) -> None:
+        self.signature, self.folder, self.keys, self.cells = g.signature, folder, keys, cells
+        self.cost = sum(cell.cost for cell in cells)
+        self.compiled: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.trace_s = self.compile_s = 0.0
+        self.cached = False
+        self.shared = _shared_leaves(cells)
+        devices = jax.local_devices()
+        if chunk_cells is None:
+            chunk_cells = 64 if _on_cpu() else ACCELERATOR_LANES * len(devices)
+        lanes = min(_lanes(cells[0]), math.ceil(len(cells) / len(devices)), chunk_cells // len(devices))
+        self.lanes = max(lanes, 1)
+        block = self.lanes * len(devices)
+        chunks = math.ceil(len(cells) / max(chunk_cells // block * block, block))
+        self.width = math.ceil(len(cells) / chunks / block) * block
+        """cells in one call."""
+        self.mesh = Mesh(np.array(devices), ("cells",))
+        self.specs = [PartitionSpec() if s else PartitionSpec("cells") for s in self.shared]
+
+    def compile(self) -> None:
+        """Traces here, where the caller's settings are in force, and compiles in the background."""
+        started = time.perf_counter()
+        shapes = [
+            jax.ShapeDtypeStruct(
+                x.shape if s else (self.width, *x.shape), x.dtype, sharding=NamedSharding(self.mesh, spec)
+            )
+            for x, s, spec in zip(
+                map(_array, jax.tree.leaves(self.cells[0])), self.shared, self.specs, strict=True
+            )
+        ]
+        lowered = jax.jit(self._program).lower(shapes)
+        self.trace_s = self.compile_s = time.perf_counter() - started
+
+        def finish() -> Any:
+            started, _compiling.cached = time.perf_counter(), False
+            compiled = lowered.compile(compiler_options=_CPU_OPTIONS if _on_cpu() else None)
+            self.compile_s += time.perf_counter() - started
+            self.cached = _compiling.cached
+            return compiled
+
+        self.compiled = _compilers().submit(finish)
+
+    def run(self, report: Report) -> Iterator[tuple[pd.DataFrame, int]]:
+        """The rows of chunk after chunk, and their steps."""
+        started = time.perf_counter()
+        compiled = self.compiled.result()
+        report.compile_s += self.trace_s + time.perf_counter() - started
+        report.cached += self.cached
+        for start in range(0, len(self.cells), self.width):
+            chosen = slice(start, start + self.width)
+            cells, keys = self.cells[chosen], self.keys[chosen]
+            leaves = self._place(cells)
+            started = time.perf_counter()
+            arrays = {name: np.asarray(x) for name, x in compiled(leaves).items()}
+            run_s = time.perf_counter() - started
+            rows = pd.concat([_rows(key, arrays, j) for j, key in enumerate(keys)], ignore_index=True)
+            steps = sum(cell.cost for cell in cells)
+            manifest = {
+                "signature": self.signature,
+                "configurations": [describe(cell) for cell in cells],
+                **results.environment(),
+                "cell_steps": steps,
+                "run_s": run_s,
+                "compile_s": self.compile_s,
+            }
+            results.write_chunk(self.folder, keys, rows, manifest)
+            report.run_s += run_s
+            report.cell_steps += steps
+            yield rows, steps
+
+    def _program(self, leaves: list[jax.Array]) -> dict[str, jax.Array]:
+        traces[self.signature] += 1
+        structure = jax.tree.structure(self.cells[0])
 
         def on_device(*x: jax.Array) -> dict[str, jax.Array]:
             def one(varying: list[jax.Array]) -> dict[str, jax.Array]:
                 rest = iter(varying)
-                every = [y if s else next(rest) for y, s in zip(x, shared, strict=True)]
+                every = [y if s else next(rest) for y, s in zip(x, self.shared, strict=True)]
                 return jax.tree.unflatten(structure, every).execute()
 
-            varying = [y for y, s in zip(x, shared, strict=True) if not s]
-            return jax.lax.map(one, varying, batch_size=lanes)
+            varying = [y for y, s in zip(x, self.shared, strict=True) if not s]
+            return jax.lax.map(one, varying, batch_size=self.lanes)
 
-        sharded = jax.shard_map(
+        return jax.shard_map(
             on_device,
-            mesh=mesh,
-            in_specs=tuple(specs),
+            mesh=self.mesh,
+            in_specs=tuple(self.specs),
             out_specs=PartitionSpec("cells"),
             check_vma=False,
-        )
-        return sharded(*leaves)
+        )(*leaves)
 
-    def place(some: list[int]) -> list[jax.Array]:
-        padded = some + [some[-1]] * (width - len(some))
-        columns = zip(*(jax.tree.leaves(cells[i]) for i in padded), strict=True)
+    def _place(self, cells: Sequence[Cell]) -> list[jax.Array]:
+        """The leaves of the cells on their devices; the last cell fills up the width."""
+        padded = [*cells, *[cells[-1]] * (self.width - len(cells))]
+        columns = zip(*map(jax.tree.leaves, padded), strict=True)
         return [
             jax.device_put(
                 _array(column[0]) if s else np.stack([_array(x) for x in column]),
-                NamedSharding(mesh, spec),
+                NamedSharding(self.mesh, spec),
             )
-            for column, s, spec in zip(columns, shared, specs, strict=True)
+            for column, s, spec in zip(columns, self.shared, self.specs, strict=True)
         ]
 
-    started, hits = time.perf_counter(), _events[_HIT]
-    compiled = jax.jit(program).lower(place(todo[:width])).compile()
-    compile_s = time.perf_counter() - started
-    report.compile_s += compile_s
-    report.cached += _events[_HIT] > hits
-    for start in range(0, len(todo), width):
-        some = todo[start : start + width]
-        leaves = place(some)
-        started = time.perf_counter()
-        arrays = {name: np.asarray(x) for name, x in compiled(leaves).items()}
-        run_s = time.perf_counter() - started
-        keys = [report.keys[i] for i in some]
-        rows = pd.concat([_rows(key, arrays, j) for j, key in enumerate(keys)], ignore_index=True)
-        steps = sum(cells[i].cost for i in some)
-        manifest = {
-            "signature": g.signature,
-            "configurations": [describe(cells[i]) for i in some],
-            **results.environment(),
-            "cell_steps": steps,
-            "run_s": run_s,
-            "compile_s": compile_s,
-        }
-        results.write_chunk(_folder(directory, g), keys, rows, manifest)
-        report.run_s += run_s
-        report.cell_steps += steps
-        yield rows, steps
+
+@functools.cache
+def _compilers() -> concurrent.futures.ThreadPoolExecutor:
+    """The threads that compile; XLA takes one core a program with _CPU_OPTIONS."""
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compile")
 
 
 def describe(cell: Cell) -> dict[str, Any]:
@@ -324,10 +430,6 @@ def _array(leaf: PyTree) -> np.ndarray:
 
 def _folder(directory: pathlib.Path, g: Group) -> pathlib.Path:
     return directory / results.digest(g.signature)[:16]
-
-
-def _unique(indices: list[int], keys: Sequence[str]) -> list[int]:
-    return list({keys[i]: i for i in indices}.values())
 
 
 def _duration(seconds: float) -> str:

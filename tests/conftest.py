@@ -1,17 +1,13 @@
-"""float64, full matrix products, two CPU devices (so that sharding is exercised), repeatable properties."""
+"""The settings of every test, repeatable properties, and an empty results folder."""
 
 import os
 
-import hypothesis
-import jax
-import pytest
+import settings
 
-jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_default_matmul_precision", "highest")
-jax.config.update("jax_num_cpu_devices", 2)
-# Many tests compile the same program; the cache is keyed by the program itself.
-jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax-tests"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+settings.configure()
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)

@@ -62,9 +62,10 @@ def _practical() -> Cosine:
 def _limit() -> np.ndarray:
     """The limit of exact MAML, from where runs settle at once."""
     family = _family()
+    alpha = LAMBDA / family.constants().L
     w = np.full(family.dim, 4.0)
     for _ in range(20_000):
-        w = w - 0.02 * family.grad_objective(w, LAMBDA / family.constants().L)
+        w = w - 0.02 * family.grad_objective(w, alpha)
     return w
 
 

@@ -1,8 +1,9 @@
 """Breaks the code on purpose: each mutation replaces one piece of a copy of the sources.
 
-`flipped.csv` beside this file lists, for every mutation, the rows of the ledger whose verdict it turned at
-smoke scale, with that verdict; tests/experiments/test_mutations.py breaks the code again. Every row of the
-ledger is in it at least once. To renew it after a change of claims: make mutations
+`flipped.csv` beside this file lists, for every mutation and every claim run on it, the rows of the ledger
+whose verdict it turned at smoke scale, with that verdict; tests/experiments/test_mutations.py breaks the code
+again. Every row of the ledger is in it at least once. Its column `sources` identifies the code that it was
+recorded with. To renew it after a change of claims: make mutations
 """
 
 import json
@@ -13,6 +14,10 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from experiments import claims as every_claim
+from experiments import pipeline
+from jaxmaml import results
+
 ROOT = pathlib.Path(__file__).parents[2]
 FLIPPED = pathlib.Path(__file__).with_name("flipped.csv")
 
@@ -22,7 +27,7 @@ class Mutation(NamedTuple):
     old: str
     new: str
     claims: tuple[str, ...]
-    """those that are run on the broken code."""
+    """those that are run on the broken code, the quickest first."""
 
 
 NOISE = "draws = draws / jnp.sqrt(dim * sizes)[..., None, None]"
@@ -34,10 +39,7 @@ MUTATIONS = {
         "jaxmaml/estimators/maml.py",
         "return direction(product,",
         "return direction(None,",
-        (
-            "one_step",
-            "hf_blind",
-        ),
+        ("hessian_batch", "hf_blind", "one_step"),
     ),
     "grad F without its Hessian": Mutation(
         "jaxmaml/estimators/maml_same_batch.py",
@@ -52,7 +54,7 @@ MUTATIONS = {
         "jaxmaml/run.py",
         "wanted = (sizes.D_in, sizes.D_h, sizes.D_o, sizes.D_beta)",
         "wanted = (sizes.D_o, sizes.D_h, sizes.D_in, sizes.D_beta)",
-        ("batch_floor", "costs"),
+        ("costs", "batch_floor"),
     ),
     "one-sided difference": Mutation(
         "jaxmaml/hvp.py",
@@ -73,12 +75,7 @@ MUTATIONS = {
         "jaxmaml/step_size.py",
         "return 4 * L + 2 * rho * alpha * jnp.mean(task_grad_norms)",
         "return 4 * L + 0 * jnp.mean(task_grad_norms)",
-        (
-            "step_moments",
-            "adaptive_step",
-            "smoothness",
-            "worst_case",
-        ),
+        ("adaptive_step", "step_moments", "smoothness", "worst_case"),
     ),
     "noise of a batch not averaged": Mutation(
         "jaxmaml/tasks/_noise.py",
@@ -193,13 +190,34 @@ MUTATIONS = {
 }
 
 
+LIBRARY = (
+    "MAML without its Hessian",
+    "D_in and D_o swapped",
+    "one-sided difference",
+    "mean over tasks without 1/B",
+    "step that does not adapt",
+)
+"""The mistakes that an implementation of MAML makes; `make test` always runs them on their quickest claim."""
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every mutation with every claim that is run on it."""
+    return [(name, claim) for name, mutation in MUTATIONS.items() for claim in mutation.claims]
+
+
+def sources(name: str, claim: str) -> str:
+    """Identifies the code that a mutation breaks and that of the claim, up to comments."""
+    files = pipeline.with_imported(every_claim.get(claim))
+    return results.source_digest(ROOT / MUTATIONS[name].file, *files)[:16]
+
+
 def turned(sound: str, verdict: str) -> bool:
     """Whether a verdict is another one; of the two that hold, neither is."""
     return verdict != sound and not (verdict.startswith("holds") and sound.startswith("holds"))
 
 
-def judge(mutation: Mutation | None, folder: pathlib.Path, claims: tuple[str, ...]) -> dict[str, str]:
-    """The verdicts of these claims at smoke scale on a copy of the sources in `folder`, by part."""
+def judge(mutation: Mutation | None, folder: pathlib.Path, claim: str) -> dict[str, str]:
+    """The verdicts of a claim at smoke scale on a copy of the sources in `folder`, by part."""
     for package in ("jaxmaml", "experiments"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     if mutation is not None:
@@ -211,11 +229,10 @@ def judge(mutation: Mutation | None, folder: pathlib.Path, claims: tuple[str, ..
         path.write_text(text.replace(mutation.old, mutation.new))
     environment = {
         **os.environ,
-        "PYTHONPATH": str(folder),
-        "JAX_CACHE": str(ROOT / ".cache" / "jax-tests"),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "tests")]),
     }
-    command = [sys.executable, str(pathlib.Path(__file__).with_name("judge_smoke.py")), *claims]
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("judge_smoke.py")), claim]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the claims {claims} cannot be run: {done.stderr[-2000:]}")
+        raise RuntimeError(f"the claim {claim} cannot be run: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
