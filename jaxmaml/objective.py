@@ -15,8 +15,12 @@ def full_episodes(family: Family) -> Episode:
     return Episode(exact, exact, exact)
 
 
+@jax.jit
 def task_loss(family: Family, w: jax.Array, batch: PyTree) -> jax.Array:
-    """The family's loss as loss(params, batch), with batch = (task, samples)."""
+    """The family's loss as loss(params, batch), with batch = (task, samples).
+
+    Under jit, so that a program which differentiates it at many places traces it once.
+    """
     task, samples = batch
     return family.loss(w, task, samples)
 

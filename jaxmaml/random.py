@@ -1,5 +1,7 @@
 """Random numbers at the cost of their arithmetic."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,7 @@ def integers(key: jax.Array, count: int, n: int) -> jax.Array:
     return (high >> 16).astype(int)
 
 
+@functools.partial(jax.jit, static_argnames="count")
 def bits(key: jax.Array, count: int) -> jax.Array:
     """`count` uniform uint32: the two halves of the words of jax.random.bits(key, ..., uint64), one after
     the other.

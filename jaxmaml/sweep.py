@@ -37,12 +37,15 @@ ACCELERATOR_LANES = 1024
 """cells that a GPU or TPU vectorises at once: a step of few cells is the launches of its kernels there
 (docs/gpu.md)."""
 
-_CPU_OPTIONS: dict[str, Any] = {
+_QUICK: dict[str, Any] = {
     "xla_backend_optimization_level": 1,
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-"""On CPUs programs compile in half of the time with these, and run as fast (results/benchmarks.md)."""
+"""Options with which XLA compiles for CPUs in half of the time; the programs run 1.0 to 1.2 times as long."""
+
+SHORT = 20.0
+"""seconds: programs that are estimated to run for less are compiled quickly."""
 
 traces: collections.Counter[str] = collections.Counter()
 """How often the program of each signature was traced by this process."""
@@ -192,17 +195,14 @@ def prepare(
             stored |= dict(iter(rows.groupby("key", sort=False)))
         todo = list({keys[i]: i for i in g.indices if keys[i] not in stored}.values())
         if todo:
-            missing.append(
-                _Program(g, folder, [keys[i] for i in todo], [cells[i] for i in todo], chunk_cells)
-            )
+            program = _Program(g, folder, [keys[i] for i in todo], [cells[i] for i in todo], chunk_cells)
             steps = sum(m["cell_steps"] for m in manifests)
             rate = sum(m["run_s"] for m in manifests) / steps if steps else NOMINAL_RATE
-            seconds += rate * missing[-1].cost + 2.0
-    for program in missing:
-        program.compile()
-    return Prepared(
-        labelled, keys, stored, missing, seconds, Console(quiet=quiet, highlight=False, soft_wrap=True)
-    )
+            program.compile(quickly=_on_cpu() and rate * program.cost < SHORT)
+            missing.append(program)
+            seconds += rate * program.cost + 2.0
+    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    return Prepared(labelled, keys, stored, missing, seconds, console)
 
 
 @dataclass
@@ -292,7 +292,7 @@ class _Program:
         self.mesh = Mesh(np.array(devices), ("cells",))
         self.specs = [PartitionSpec() if s else PartitionSpec("cells") for s in self.shared]
 
-    def compile(self) -> None:
+    def compile(self, quickly: bool) -> None:
         """Traces here, where the caller's settings are in force, and compiles in the background."""
         started = time.perf_counter()
         shapes = [
@@ -308,7 +308,7 @@ class _Program:
 
         def finish() -> Any:
             started, _compiling.cached = time.perf_counter(), False
-            compiled = lowered.compile(compiler_options=_CPU_OPTIONS if _on_cpu() else None)
+            compiled = lowered.compile(compiler_options=_QUICK if quickly else None)
             self.compile_s += time.perf_counter() - started
             self.cached = _compiling.cached
             return compiled
@@ -379,7 +379,7 @@ class _Program:
 
 @functools.cache
 def _compilers() -> concurrent.futures.ThreadPoolExecutor:
-    """The threads that compile; XLA takes one core a program with _CPU_OPTIONS."""
+    """The threads that compile; with _QUICK, XLA takes one core a program."""
     return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compile")
 
 

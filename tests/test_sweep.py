@@ -66,6 +66,30 @@ def test_one_trace_a_group(tmp_path):
         assert len(group.indices) == 23
 
 
+def test_long_programs_are_optimised_and_compute_the_same(tmp_path, monkeypatch):
+    """Quickly compiled or not, and on JAX of every supported version: the options exist."""
+    used = []
+    compile_ = sweep._Program.compile
+    monkeypatch.setattr(
+        sweep._Program, "compile", lambda self, quickly: (used.append(quickly), compile_(self, quickly))
+    )
+    quick, _ = run(cells(), tmp_path / "quick")
+    monkeypatch.setattr(sweep, "SHORT", 0.0)
+    thorough, _ = run(cells(), tmp_path / "thorough")
+    assert used == [True, True, False, False]
+    pd.testing.assert_frame_equal(quick, thorough, rtol=1e-11)
+
+
+def test_what_is_prepared_and_not_run_leaves_nothing(tmp_path):
+    prepared = sweep.prepare(cells(), tmp_path, quiet=True)
+    prepared.cancel()
+    assert not list(tmp_path.rglob("*"))
+    rows, report = sweep.prepare(cells(), tmp_path, quiet=True).run()
+    assert report.reused == 0
+    assert report.compile_s > 0
+    pd.testing.assert_frame_equal(rows, run(cells(), tmp_path)[0])
+
+
 def test_numbers_share_a_program_and_shapes_do_not():
     one = [c for _, c in cells(1)]
     two = [c for _, c in cells(1, alpha=0.01, c=0.5)]
