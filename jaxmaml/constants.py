@@ -618,7 +618,8 @@ def _pairs(survey: _Survey, key: jax.Array, iterations: int, L: float) -> tuple[
 def _third_norms(
     loss: Partial, full: PyTree, who: jax.Array, w: PyTree, key: jax.Array, starts: int, rounds: int
 ) -> jax.Array:
-    """Lower estimates of ||T_i(w)||, shape (c,). Each turn sets x, v, u to the best for the others."""
+    """Lower estimates of ||T_i(w)||, shape (c,). A round sets each of three directions to the best for the
+    other two: the product with the last two takes the place of the oldest."""
     flat, unravel = _flat(w)
 
     def one(batch: PyTree, task: jax.Array) -> jax.Array:
@@ -628,14 +629,13 @@ def _third_norms(
             return _flat(moved[1])[0]
 
         def climb(directions: jax.Array) -> jax.Array:
-            def turn(carry: tuple, _: None) -> tuple:
-                u, v = carry
-                x = _unit(product(u, v))
-                v = _unit(product(u, x))
-                y = product(v, x)
-                return (_unit(y), v), tree.norm(y)
+            def improve(carry: tuple, _: None) -> tuple:
+                old, new = carry
+                best = product(old, new)
+                return (new, _unit(best)), tree.norm(best)
 
-            return jnp.max(jax.lax.scan(turn, (directions[0], directions[1]), None, length=rounds)[1])
+            start = directions[1], directions[0]
+            return jnp.max(jax.lax.scan(improve, start, None, length=3 * rounds)[1])
 
         begin = jax.random.normal(jax.random.fold_in(key, task), (starts, 2, flat.size), flat.dtype)
         gradient = _gradient(loss, w, batch)

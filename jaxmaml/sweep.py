@@ -45,7 +45,7 @@ _QUICK: dict[str, Any] = {
 """Options with which XLA compiles for CPUs in half of the time; the programs run 1.0 to 1.2 times as long."""
 
 SHORT = 20.0
-"""seconds: programs that are estimated to run for less are compiled quickly."""
+"""seconds: groups that are estimated to run for less, at NOMINAL_RATE, are compiled quickly."""
 
 traces: collections.Counter[str] = collections.Counter()
 """How often the program of each signature was traced by this process."""
@@ -198,7 +198,10 @@ def prepare(
             program = _Program(g, folder, [keys[i] for i in todo], [cells[i] for i in todo], chunk_cells)
             steps = sum(m["cell_steps"] for m in manifests)
             rate = sum(m["run_s"] for m in manifests) / steps if steps else NOMINAL_RATE
-            program.compile(quickly=_on_cpu() and rate * program.cost < SHORT)
+            # By all cells of the group: what a stopped sweep goes on with is the same program.
+            program.compile(
+                quickly=_on_cpu() and NOMINAL_RATE * sum(cells[i].cost for i in g.indices) < SHORT
+            )
             missing.append(program)
             seconds += rate * program.cost + 2.0
     console = Console(quiet=quiet, highlight=False, soft_wrap=True)

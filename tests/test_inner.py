@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compilations import compilations, quick_jit
+from compilations import compilations
 from jax.flatten_util import ravel_pytree
 
 import jaxmaml
@@ -70,7 +70,7 @@ def unrolled(params, episode, alpha, steps, mask=None):
 def same_batch(steps, kind):
     """By `remat`: (the direction, with gradients of the rates, the head alone); the same by autodiff."""
 
-    @quick_jit
+    @jax.jit
     def every(params, episode, alpha):
         def of(remat, **more):
             inner = InnerLoop(steps=steps, remat=remat, mask=more.pop("mask", True))
@@ -121,7 +121,7 @@ def test_several_steps_outside_jit(remat):
     ids=["momentum", "adam", "adamw"],
 )
 def test_an_optax_update_equals_unrolled_autodiff(update):
-    @quick_jit
+    @jax.jit
     def every(params, episode):
         found = [
             jaxmaml.maml_same_batch(
@@ -144,7 +144,7 @@ def of_flat(w, batch):
     return network(ravel_pytree(problem()[0])[1](w), batch)
 
 
-slope, curvature = quick_jit(jax.grad(of_flat)), quick_jit(jax.hessian(of_flat))
+slope, curvature = jax.jit(jax.grad(of_flat)), jax.jit(jax.hessian(of_flat))
 
 
 def flat_rates(params, rates):
@@ -171,7 +171,7 @@ def test_maml_is_the_product_of_dense_factors(steps):
         rates -= expected * np.asarray(slope(at, episode.inner))
         expected = expected - np.asarray(curvature(at, episode.hessian)) @ (a * expected)
     inner = InnerLoop(steps=steps)
-    found, learned = quick_jit(
+    found, learned = jax.jit(
         lambda p, e: jaxmaml.maml(network, p, e, alpha=RATES, inner=inner, learn_alpha=True)
     )(params, episode)
     np.testing.assert_allclose(flat(found), expected, rtol=1e-10)
@@ -192,7 +192,7 @@ def test_hf_maml_is_a_chain_of_differences(steps):
         ahead, behind = (np.asarray(slope(at + s * DELTA * v, episode.hessian)) for s in (1, -1))
         v = v - alpha * (ahead - behind) / (2 * DELTA)
     inner = InnerLoop(steps=steps)
-    found = quick_jit(lambda p, e: jaxmaml.hf_maml(network, p, e, alpha=alpha, delta=DELTA, inner=inner))(
+    found = jax.jit(lambda p, e: jaxmaml.hf_maml(network, p, e, alpha=alpha, delta=DELTA, inner=inner))(
         params, episode
     )
     np.testing.assert_allclose(flat(found), v, rtol=1e-9)
@@ -201,7 +201,7 @@ def test_hf_maml_is_a_chain_of_differences(steps):
 def test_fo_maml_is_the_gradient_at_the_end():
     inner = InnerLoop(steps=4, mask=HEAD)
 
-    @quick_jit
+    @jax.jit
     def every(params, episode):
         def of(**more):
             return jaxmaml.fo_maml(network, params, episode, alpha=0.11, inner=inner, **more)
@@ -248,7 +248,7 @@ def over_tasks(dtype):
             for name in NAMES
         }
 
-    call = quick_jit(each, static_argnums=2)
+    call = jax.jit(each, static_argnums=2)
     params, episodes = jax.tree.map(np.asarray, problem(dtype, tasks=5))
     alone = [call(params, jax.tree.map(lambda x, i=i: x[i : i + 1], episodes), (None,)) for i in range(5)]
     return call(params, episodes, (None, 1, 2, 5)), alone
@@ -278,7 +278,7 @@ def temporaries(steps, **loop):
 
     data = jnp.ones((512, 8)), jnp.ones((512, 1))
     compiled = (
-        quick_jit(lambda p, e: jaxmaml.maml_same_batch(loss, p, e, alpha=0.1, inner=InnerLoop(steps, **loop)))
+        jax.jit(lambda p, e: jaxmaml.maml_same_batch(loss, p, e, alpha=0.1, inner=InnerLoop(steps, **loop)))
         .lower(params, Episode(data, data, data))
         .compile()
     )
@@ -297,7 +297,7 @@ def test_a_masked_step_costs_less():
     params, episode = problem()
 
     def flops(loop):
-        program = quick_jit(lambda p, e: jaxmaml.maml(network, p, e, alpha=0.1, inner=loop))
+        program = jax.jit(lambda p, e: jaxmaml.maml(network, p, e, alpha=0.1, inner=loop))
         return program.lower(params, episode).compile().cost_analysis()["flops"]
 
     assert flops(InnerLoop(mask=HEAD)) < 0.95 * flops(InnerLoop())
@@ -385,7 +385,7 @@ class TestUpdateWithoutDerivative:
         params, episodes = at_zero_head(tasks=3)
         inner = InnerLoop(steps)
 
-        @quick_jit
+        @jax.jit
         def both(params, episodes):
             check = jax.vmap(lambda batch: adapt_has_finite_derivative(network, params, batch, update, inner))
             return check(episodes.inner), meta_gradient(
@@ -414,7 +414,7 @@ def test_the_task_with_a_zero_gradient_is_named():
     with pytest.raises(FloatingPointError, match="for task 2"):
         call(episodes._replace(inner=(x, jnp.asarray(solved))))
     others = jax.tree.map(lambda x: np.asarray(x)[:2], episodes)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(quick_jit(call)(others)))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.jit(call)(others)))
 
 
 def test_nan_of_the_data_is_not_blamed_on_the_update():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import reference
 import scipy.stats
-from compilations import quick_jit
 from jax.flatten_util import ravel_pytree
 
 from jaxmaml import hvp, random, tree, trigonometry
@@ -28,7 +27,7 @@ def problem(dtype=np.float64):
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, vector, batch))
 
 
-@quick_jit
+@jax.jit
 def products(params, vector, batch):
     """(exact, dense, the difference, the Hessian)"""
     flat, unravel = ravel_pytree(params)
@@ -58,7 +57,7 @@ class TestHessianVectorProducts:
             return fit + 0.05 * jnp.sum(w**2) + jnp.sum((w - 1) ** 4) / 4
 
         expected = reference.logistic_hessian(w, batch) @ v
-        found = quick_jit(lambda w, v, batch: hvp.exact(loss, w, v, batch))(w, v, batch)
+        found = jax.jit(lambda w, v, batch: hvp.exact(loss, w, v, batch))(w, v, batch)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
     def test_difference_within_its_bound(self):
@@ -69,7 +68,7 @@ class TestHessianVectorProducts:
         def loss(x, batch):
             return -jnp.sum(jnp.sin(x)) + 0 * jnp.sum(batch)
 
-        difference = quick_jit(lambda w, v, delta: hvp.central_difference(loss, w, v, jnp.zeros(1), delta))
+        difference = jax.jit(lambda w, v, delta: hvp.central_difference(loss, w, v, jnp.zeros(1), delta))
         for delta in (1e-3, 0.1, 0.6, 3.0):
             found = difference(w, v, delta)
             error = float(np.abs(found - np.sin(w) * v)[0])
@@ -84,7 +83,7 @@ class TestHessianVectorProducts:
         def cubic(x, batch):
             return jnp.sum(2 * x**3) + jnp.sum(3 * x**2) + 0 * jnp.sum(batch)
 
-        found = quick_jit(lambda w, v: hvp.central_difference(cubic, w, v, jnp.zeros(1), 0.25))(w, v)
+        found = jax.jit(lambda w, v: hvp.central_difference(cubic, w, v, jnp.zeros(1), 0.25))(w, v)
         np.testing.assert_allclose(found, (12 * w + 6) * v, rtol=1e-13)
 
     def test_step_that_depends_on_a_tiny_norm(self):
@@ -94,9 +93,7 @@ class TestHessianVectorProducts:
         def loss(x, batch):
             return jnp.sum(x**2) + 0 * jnp.sum(batch)
 
-        found = quick_jit(lambda w, v: hvp.central_difference(loss, w, v, jnp.zeros(1), 1 / tree.norm(v)))(
-            w, v
-        )
+        found = jax.jit(lambda w, v: hvp.central_difference(loss, w, v, jnp.zeros(1), 1 / tree.norm(v)))(w, v)
         np.testing.assert_allclose(found, 2 * np.asarray(v), rtol=1e-12)
 
     def test_of_zero(self):
@@ -154,12 +151,12 @@ class TestTrigonometry:
     @pytest.mark.parametrize("name", ["sin", "cos"])
     def test_accuracy(self, name):
         exact = getattr(np, name)(self.x.astype(np.longdouble))
-        found = np.asarray(quick_jit(getattr(trigonometry, name))(self.x))
+        found = np.asarray(jax.jit(getattr(trigonometry, name))(self.x))
         assert np.max(np.abs(found - exact)) <= 4e-16
 
     @pytest.mark.parametrize("name", ["sin", "cos"])
     def test_derivatives(self, name):
-        @quick_jit
+        @jax.jit
         def derivatives(x):
             found = []
             for function in (getattr(m, name) for m in (trigonometry, jnp)):
@@ -174,19 +171,19 @@ class TestTrigonometry:
     def test_float32(self):
         x = self.x[:100].astype(np.float32)
         for a, b in ((trigonometry.sin, jnp.sin), (trigonometry.cos, jnp.cos)):
-            ours, theirs = quick_jit(lambda x, a=a, b=b: (a(x), b(x)))(x)
+            ours, theirs = jax.jit(lambda x, a=a, b=b: (a(x), b(x)))(x)
             assert ours.dtype == np.float32
             np.testing.assert_array_equal(ours, theirs)
 
     @pytest.mark.parametrize("name", ["sin", "cos"])
     def test_bounded_where_a_run_has_diverged(self, name):
-        found = quick_jit(getattr(trigonometry, name))(np.array([1e17, -1e200]))
+        found = jax.jit(getattr(trigonometry, name))(np.array([1e17, -1e200]))
         assert np.all(np.abs(found) <= 1 + 1e-2)
 
 
-standard_normal = quick_jit(random.standard_normal, static_argnums=1)
-bits = quick_jit(random.bits, static_argnums=1)
-integers = quick_jit(random.integers, static_argnums=(1, 2))
+standard_normal = jax.jit(random.standard_normal, static_argnums=1)
+bits = jax.jit(random.bits, static_argnums=1)
+integers = jax.jit(random.integers, static_argnums=(1, 2))
 
 
 class TestRandom:
@@ -237,7 +234,7 @@ class TestRandom:
 
     def test_finite_for_every_pattern(self):
         patterns = np.concatenate([np.arange(0, 2**32, 65_521), [0, 511, 512, 2**32 - 1]]).astype(np.uint32)
-        x = np.asarray(quick_jit(random.normal_of_bits)(patterns))
+        x = np.asarray(jax.jit(random.normal_of_bits)(patterns))
         assert np.all(np.isfinite(x))
         assert np.all(np.diff(x[:-4]) >= 0)
         assert x.min() == -x.max()

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from compilations import quick_jit
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
@@ -79,7 +78,7 @@ def each(call):
     return {name: call(name) for name in NAMES}
 
 
-@quick_jit
+@jax.jit
 def on_logistic(c, s, w, episode, alpha, more):
     """Every estimator's direction for c f(./s) at s w, with the rate alpha s^2/c."""
 
@@ -89,7 +88,7 @@ def on_logistic(c, s, w, episode, alpha, more):
     return each(lambda name: estimators.get(name)(loss, s * w, episode, alpha=alpha * s**2 / c, **more[name]))
 
 
-@quick_jit
+@jax.jit
 def on_network(params, episode, alpha, more):
     """Every estimator's direction for the network, and the gradient at params."""
     found = each(lambda name: estimators.get(name)(network, params, episode, alpha=alpha, **more[name]))
@@ -100,7 +99,7 @@ WHOLE = 0
 CHUNKS = [1, 2, 3, TASKS, 100]
 
 
-@quick_jit
+@jax.jit
 def over_tasks(params, episodes, w, logistic_episodes):
     """Means over tasks: of the network by size of the chunk (WHOLE: no chunks), and of the logistic loss."""
     networks = {
@@ -142,7 +141,7 @@ def by_subtree():
     def loss(p, batch):
         return logistic(jnp.concatenate([p["one"], p["two"]]), batch)
 
-    @quick_jit
+    @jax.jit
     def both(params, episode, tree, other):
         small = {name: dict.fromkeys(MORE[name], 1e-05) for name in NAMES}
         equal = {"first": 0.1, "last": [0.1]}
@@ -280,7 +279,7 @@ def test_unknown_estimator():
         estimators.get("mamml")
 
 
-@quick_jit
+@jax.jit
 def on_quadratic(hessian, w, episode, delta):
     """(MAML, HF-MAML)"""
 
@@ -309,7 +308,7 @@ def test_same_batch_is_differentiation_through_the_inner_step():
         return network(jaxmaml.adapt(network, p, episode.inner, 0.2), episode.outer)
 
     found = all_on_network(np.float64, 4, 0.2)["maml_same_batch"]
-    chex.assert_trees_all_close(found, quick_jit(jax.grad(through))(params), rtol=1e-12)
+    chex.assert_trees_all_close(found, jax.jit(jax.grad(through))(params), rtol=1e-12)
 
 
 class TestDelta:
@@ -323,7 +322,7 @@ class TestDelta:
         episode = one_task(episodes, 0)
         v = all_on_network(np.float64, 0, 0.1)["fo_maml"]
         norm = float(np.linalg.norm(ravel_pytree(v)[0]))
-        by_rule = quick_jit(lambda p, e: jaxmaml.hf_maml(network, p, e, alpha=0.1, delta=ArcDelta(0.3)))(
+        by_rule = jax.jit(lambda p, e: jaxmaml.hf_maml(network, p, e, alpha=0.1, delta=ArcDelta(0.3)))(
             params, episode
         )
         by_number = on_network(params, episode, 0.1, MORE | {"hf_maml": {"delta": 0.3 / norm}})["hf_maml"]

@@ -6,7 +6,6 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from compilations import quick_jit
 
 from jaxmaml import data
 from jaxmaml.data import omniglot
@@ -29,7 +28,7 @@ def test_every_image_set(name, monkeypatch):
         assert pixels.ndim == 4
         assert pixels.max() == 255
         distribution = Images(pixels, ways=3, support=1, hessian=2, query=3)
-        episodes = quick_jit(Images.episodes, static_argnums=2)(distribution, jax.random.key(0), 2)
+        episodes = jax.jit(Images.episodes, static_argnums=2)(distribution, jax.random.key(0), 2)
         assert episodes.outer[0].shape == (2, 9, *pixels.shape[2:], 1)
     several = {image.tobytes() for image in training[:, 0]}
     assert not several & {image.tobytes() for image in test[:, 0]}

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from compilations import quick_jit
 
 from jaxmaml import Episode, fo_maml, meta_gradient
 from jaxmaml.data.images import Images
@@ -34,7 +33,7 @@ def numbered(classes=CLASSES, each=EACH, shape=(2, 3)):
 # Most tests draw as many tasks from this distribution: one program serves them.
 SMALL = Images(numbered(), ways=3, support=2, hessian=1, query=4)
 FEW = 200
-draw = quick_jit(Images.episodes, static_argnums=2)
+draw = jax.jit(Images.episodes, static_argnums=2)
 
 
 def drawn(episodes):
@@ -119,7 +118,7 @@ class TestEpisodes:
             x, y = batch
             return jnp.mean(x.reshape(len(y), -1) @ w)
 
-        found = quick_jit(lambda w, e: meta_gradient(fo_maml, loss, w, e, alpha=0.1))(np.zeros(6), episodes)
+        found = jax.jit(lambda w, e: meta_gradient(fo_maml, loss, w, e, alpha=0.1))(np.zeros(6), episodes)
         np.testing.assert_allclose(found, np.mean(episodes.outer[0], axis=(0, 1)).ravel(), rtol=1e-12)
 
 
@@ -229,7 +228,7 @@ class TestTransformations:
     def test_vmap_and_scan(self):
         keys = jax.random.split(jax.random.key(13), 3)
 
-        @quick_jit
+        @jax.jit
         def both(keys):
             _, scanned = jax.lax.scan(lambda carry, key: (carry, SMALL.episodes(key, FEW)), None, keys)
             return jax.vmap(lambda key: SMALL.episodes(key, FEW))(keys), scanned

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from compilations import quick_jit
 
 from jaxmaml.data import _selection
 
-distinct = quick_jit(_selection.distinct)
-codes = quick_jit(_selection.codes, static_argnums=(1, 2, 3))
+distinct = jax.jit(_selection.distinct)
+codes = jax.jit(_selection.codes, static_argnums=(1, 2, 3))
 
 
 def by_definition(code, n):

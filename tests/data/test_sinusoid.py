@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from compilations import quick_jit
 
 from jaxmaml import Episode
 from jaxmaml.data.sinusoid import Sinusoid
@@ -21,8 +20,8 @@ from jaxmaml.data.sinusoid import Sinusoid
 LEVEL = 1e-6
 FEW = 200
 # The ranges are arguments of the program; another number of tasks or of points is another program.
-draw = quick_jit(Sinusoid.episodes, static_argnums=2)
-waves = quick_jit(Sinusoid.waves, static_argnums=2)
+draw = jax.jit(Sinusoid.episodes, static_argnums=2)
+waves = jax.jit(Sinusoid.waves, static_argnums=2)
 MOVED = Sinusoid(support=3, hessian=2, query=4, amplitude=(0.5, 2.0), phase=(-1.0, 0.25), x=(2.0, 7.0))
 
 
@@ -106,7 +105,7 @@ class TestTransformations:
     def test_vmap_and_scan(self):
         keys = jax.random.split(jax.random.key(10), 3)
 
-        @quick_jit
+        @jax.jit
         def both(keys):
             _, scanned = jax.lax.scan(lambda carry, key: (carry, MOVED.episodes(key, FEW)), None, keys)
             return jax.vmap(lambda key: MOVED.episodes(key, FEW))(keys), scanned
@@ -123,7 +122,7 @@ class TestTransformations:
         """Cells that differ in their ranges share one program; their draws are the same up to the ranges."""
         cells = [dataclasses.replace(MOVED, amplitude=(0.0, high)) for high in (1.0, 3.0)]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *cells)
-        amplitude = quick_jit(jax.vmap(lambda cell: cell.waves(jax.random.key(11), FEW).amplitude))(stacked)
+        amplitude = jax.jit(jax.vmap(lambda cell: cell.waves(jax.random.key(11), FEW).amplitude))(stacked)
         np.testing.assert_allclose(amplitude[1], 3 * amplitude[0], rtol=1e-14)
 
     def test_float32(self):

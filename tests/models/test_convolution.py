@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import variants
-from compilations import quick_jit
 from flax import nnx
 
 from jaxmaml.models.convolution import METHODS, Conv3x3, conv3x3
@@ -27,7 +26,7 @@ def problem(shape, outputs=4, dtype=np.float64):
 def convolved(shape, stride):
     """(by nnx.Conv, by the layer of each method, by the function of each method), in one program."""
 
-    @quick_jit
+    @jax.jit
     def every(x, kernel, bias):
         def through(layer):
             layer.kernel[...], layer.bias[...] = kernel, bias
@@ -74,7 +73,7 @@ def test_derivatives_agree_with_a_kernel_for_each_task(stride):
         def product(x, k):
             return jax.jvp(jax.grad(f, (0, 1)), (x, k), (jnp.cos(x), jnp.sin(3 * k)))
 
-        return quick_jit(jax.vmap(product))(x, kernels)
+        return jax.jit(jax.vmap(product))(x, kernels)
 
     chex.assert_trees_all_close(products("patches"), products("lax"), rtol=1e-10, atol=1e-11)
 
@@ -82,7 +81,7 @@ def test_derivatives_agree_with_a_kernel_for_each_task(stride):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_wider_type_wins(method):
     x, kernel = map(np.asarray, problem((2, 5, 6, 3), dtype=np.float32))
-    convolve = quick_jit(lambda x, kernel: conv3x3(x, kernel, 1, method))
+    convolve = jax.jit(lambda x, kernel: conv3x3(x, kernel, 1, method))
     assert jax.eval_shape(convolve, x, kernel).dtype == jnp.float32
     assert jax.eval_shape(convolve, x, kernel.astype(np.float64)).dtype == jnp.float64
     whole = convolve(np.ones((1, 4, 4, 3), np.uint8), kernel)

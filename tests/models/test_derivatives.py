@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import variants
+from compilations import optimised_jit
 from jax.flatten_util import ravel_pytree
-from variants import EVERY, FULL, build, episodes, jit, labelled, name
+from variants import EVERY, FULL, build, episodes, labelled, name
 
 from jaxmaml import hvp
 from jaxmaml.models import cross_entropy
@@ -27,7 +28,7 @@ def last(x):
 # The usual network with XLA's own optimisations too.
 @pytest.mark.parametrize(
     ("variant", "compiler"),
-    [(v, jit) for v in EVERY + FULL] + [(("task", "relu", "max"), jax.jit)],
+    [(v, jax.jit) for v in EVERY + FULL] + [(("task", "relu", "max"), optimised_jit)],
     ids=[name(v) for v in EVERY + FULL] + ["task-relu-max-optimised"],
 )
 def test_finite_under_jit(variant, compiler):
@@ -56,7 +57,7 @@ def test_smooth_networks_against_dense_differences(variant):
     w, unravel = ravel_pytree(jax.tree.map(np.asarray, params))
     direction = np.cos(np.arange(w.size) * 1.7)
 
-    @jit
+    @jax.jit
     def measure(w, points, batch):
         def f(v):
             return loss(unravel(v), batch)
@@ -103,7 +104,7 @@ def test_pool_derivatives(shape, kind, dtype):
 
         return pool(x), jax.grad(f)(x), jax.jvp(jax.grad(f), (x,), (jnp.cos(2 * x),))[1]
 
-    found, expected = jit(lambda x: (measure(lambda v: pool2x2(v, kind), x), measure(by_slices, x)))(x)
+    found, expected = jax.jit(lambda x: (measure(lambda v: pool2x2(v, kind), x), measure(by_slices, x)))(x)
     tolerance = 100 * np.finfo(dtype).eps
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
@@ -119,7 +120,7 @@ def test_no_reduced_precision():
 
 @pytest.mark.parametrize("kind", ["max", "average"])
 def test_what_is_not_a_number_is_seen(kind):
-    pool = jit(lambda x: pool2x2(x, kind)[0, 0, :, 0])
+    pool = jax.jit(lambda x: pool2x2(x, kind)[0, 0, :, 0])
     for corner in range(4):
         x = np.arange(8.0).reshape(1, 2, 4, 1)
         x[0, corner // 2, corner % 2, 0] = np.nan
@@ -136,7 +137,7 @@ def test_ties_of_a_maximum():
 
     x = np.full((2, 4, 6, 3), 0.7)
     tangent = np.arange(x.size, dtype=float).reshape(x.shape)
-    gradient, product = jit(lambda x: jax.jvp(jax.grad(f), (x,), (tangent,)))(x)
+    gradient, product = jax.jit(lambda x: jax.jvp(jax.grad(f), (x,), (tangent,)))(x)
     chosen = np.asarray(gradient) / np.exp(0.7)
     windows = chosen.reshape(2, 2, 2, 3, 2, 3)
     np.testing.assert_allclose(windows[:, :, 0, :, 0], 1, rtol=1e-12)

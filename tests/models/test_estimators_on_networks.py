@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import variants
-from variants import COVERING, FULL, build, episodes, grouped, jit, name
+from variants import COVERING, FULL, build, episodes, grouped, name
 
 import jaxmaml
 from jaxmaml import InnerLoop, meta_gradient
@@ -39,7 +39,7 @@ def directions(variant):
     _, params, apply, shape = build(variant, dtype=np.float32)
     loss = jax.jit(cross_entropy(apply))  # traced once, not once a derivative
 
-    @jit
+    @jax.jit
     def every(p, some):
         def of(estimator, **more):
             return meta_gradient(estimator, loss, p, some, alpha=ALPHA, **more)
@@ -81,7 +81,7 @@ class TestEveryNetwork:
         _, params, apply, shape = build(variant, dtype=np.float32)
         loss = cross_entropy(apply)
 
-        @jit
+        @jax.jit
         def direction(p, some):
             return meta_gradient(jaxmaml.maml_same_batch, loss, p, some, alpha=ALPHA)
 
@@ -102,7 +102,7 @@ def test_several_steps(variant):
     _, params, apply, shape = build(variant)
     loss, some = jax.jit(cross_entropy(apply)), episodes(shape)
 
-    @jit
+    @jax.jit
     def both(p):
         inner = InnerLoop(steps=3)
         found = meta_gradient(jaxmaml.maml_same_batch, loss, p, some, alpha=ALPHA, inner=inner)
@@ -119,7 +119,7 @@ def test_chunks_of_tasks():
     _, params, apply, shape = build(("task", "relu", "max"))
     loss, some = jax.jit(cross_entropy(apply)), episodes(shape, tasks=3)
 
-    @jit
+    @jax.jit
     def directions(p):
         return [
             meta_gradient(jaxmaml.maml_same_batch, loss, p, some, alpha=ALPHA, task_chunk=chunk)
@@ -143,7 +143,7 @@ def test_regression():
     def value(p):
         return mean_over_tasks(lambda episode: adapted_loss(loss, p, episode), some)
 
-    @jit
+    @jax.jit
     def fall(p):
         gradient = meta_gradient(jaxmaml.maml_same_batch, loss, p, some, alpha=ALPHA)
         moved = jax.tree.map(lambda w, g: w - 1e-5 * g, p, gradient)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import variants
 from flax import nnx
-from variants import COVERING, EVERY, FULL, build, forward, grouped, jit, labelled, name, program
+from variants import COVERING, EVERY, FULL, build, forward, grouped, labelled, name, program
 
 from jaxmaml import models
 
@@ -134,7 +134,7 @@ class TestAgainstNumPy:
             param_dtype=jnp.float32,
         )
         x = 1e3 + np.random.default_rng(0).standard_normal((3, 8, 8, 4))
-        found = jit(block.norm)(np.asarray(x, np.float32))
+        found = jax.jit(block.norm)(np.asarray(x, np.float32))
         # Rounding of x itself: 1e3 6e-8, against a deviation of 1.
         np.testing.assert_allclose(found, variants.normalise(norm, x), atol=1e-3)
 
@@ -145,7 +145,7 @@ def test_vmapped_equals_single(variant):
     _, params, apply, shape = build(variant)
     each = jax.tree.map(lambda x: np.stack([x, 0.5 * np.asarray(x) - 0.1, 2 * np.asarray(x)]), params)
     x = np.asarray(labelled(np.random.default_rng(0), shape, 6, tasks=3)[0])
-    together, single = jit(jax.vmap(apply))(each, x), program(variant)
+    together, single = jax.jit(jax.vmap(apply))(each, x), program(variant)
     alone = [single(jax.tree.map(lambda leaf, i=i: leaf[i], each), x[i]) for i in range(3)]
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-11, atol=1e-12)
 
@@ -185,7 +185,7 @@ class TestTransductive:
         module = make(rngs=nnx.Rngs(0))
         params, apply = models.split(module)
         x = np.asarray(labelled(np.random.default_rng(0), shape, 4, dtype=np.float32)[0])
-        network = jit(apply)
+        network = jax.jit(apply)
         before = network(params, x)
         network(params, 5 * x + 3)
         module(5 * x + 3)
@@ -195,7 +195,7 @@ class TestTransductive:
         """What statistics of the task's own batch are for; only epsilon tells the batches apart."""
         from jaxmaml.models.normalisation import TaskBatchNorm
 
-        norm = jit(TaskBatchNorm(4, epsilon=0.0))
+        norm = jax.jit(TaskBatchNorm(4, epsilon=0.0))
         x = np.random.default_rng(0).standard_normal((3, 5, 6, 4))
         np.testing.assert_allclose(norm(7 * x - 2), norm(x), rtol=1e-10, atol=1e-12)
 

@@ -76,7 +76,7 @@ def test_values_are_those_of_the_module():
 
 def test_several_inputs():
     params, apply, x = problem()
-    once, thrice = variants.jit(lambda p, x: (apply(p, x), apply(p, x, 3.0)))(params, x)
+    once, thrice = jax.jit(lambda p, x: (apply(p, x), apply(p, x, 3.0)))(params, x)
     np.testing.assert_allclose(thrice, 3 * np.asarray(once), rtol=1e-14)
 
 
@@ -113,7 +113,7 @@ def test_every_transformation():
             "checkpoint": jax.grad(jax.checkpoint(loss))(params),
         }
 
-    found, expected = variants.jit(lambda: (measure(apply), measure(by_hand)))()
+    found, expected = jax.jit(lambda: (measure(apply), measure(by_hand)))()
     chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -212,7 +212,7 @@ def test_adapting_the_head_alone(estimator):
     rates = {"body": 0.0, "head": 0.3}
     head = InnerLoop(mask={"body": False, "head": True})
 
-    @variants.jit
+    @jax.jit
     def every(p):
         by_rates = estimator(loss, p, episode, alpha=rates)
         return by_rates, estimator(loss, p, episode, alpha=0.3, inner=head), by_hand(p)

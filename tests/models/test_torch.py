@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import variants
 from jax.flatten_util import ravel_pytree
-from variants import EVERY, FULL, build, episodes, jit, name
+from variants import EVERY, FULL, build, episodes, name
 
 import jaxmaml
 from jaxmaml import InnerLoop, meta_gradient
@@ -79,7 +79,7 @@ def distances(variant, dtype):
     _, params, apply, shape = build(variant, dtype=dtype)
     loss, some = cross_entropy(apply), episodes(shape, dtype=dtype)
 
-    @jit
+    @jax.jit
     def every(p):
         def of(estimator, steps):
             inner = InnerLoop(steps=steps)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compilations import quick_jit
 from flax import nnx
 from scipy.signal import correlate2d
 
@@ -28,9 +27,6 @@ FULL = [("task", "relu", "max", "4"), ("group", "softplus", "average", "4"), ("n
 COVERING = MLPS + [
     (norm, ACTIVATIONS[(i + j) % 3], pool) for i, norm in enumerate(NORMS) for j, pool in enumerate(POOLS)
 ]
-
-# Programs where XLA's optimisations may matter use jax.jit.
-jit = quick_jit
 
 
 def name(variant):
@@ -55,7 +51,7 @@ def abstract(variant, **more):
     make, _ = parts(variant, **more)
     module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
     params, apply = models.split(module)
-    return module, params, jit(apply), apply
+    return module, params, jax.jit(apply), apply
 
 
 def build(variant, seed=0, dtype=np.float64, **more):
