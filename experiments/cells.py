@@ -11,7 +11,7 @@ import numpy as np
 from jaxmaml import estimators, theory
 from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.run import Run
-from jaxmaml.types import Array, Family
+from jaxmaml.types import Array, Constants, Family
 
 _SQUARINGS = 24
 
@@ -31,7 +31,7 @@ def theorem_run(
 ) -> Run:
     """A run with L and rho of the family, c of the estimator's theorem, and, where the estimator takes a
     difference step and `arguments` gives none, delta of the theorem. `rest` as in `Run`: sizes, seed."""
-    constants = family.constants()
+    constants = _constants(family)
     if arguments is None:
         takes = inspect.signature(estimators.get(estimator)).parameters
         arguments = {"delta": theorem_delta(constants.rho, alpha)} if "delta" in takes else {}
@@ -48,6 +48,16 @@ def theorem_run(
         record=record,
         **rest,
     )
+
+
+def _constants(family: Family) -> Constants:
+    """The constants of a family, computed once while a grid goes through its seeds."""
+    if not _latest or _latest[0][0] is not family:
+        _latest[:] = [(family, family.constants())]
+    return _latest[0][1]
+
+
+_latest: list[tuple[Family, Constants]] = []
 
 
 def normal_mean(function: Callable[[float], np.ndarray]) -> np.ndarray:

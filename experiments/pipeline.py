@@ -41,11 +41,15 @@ def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int | None = No
     for module, prepared in _prepared(scale, selected, chunk_cells):
         name = short(module)
         print(f"{name}: {module.TITLE}")
-        rows, report = prepared.run()
         table_path = where / "tables" / f"{name}.csv"
         verdict_path = where / "verdicts" / f"{name}.csv"
-        stamp = results.digest(*report.keys, _code(module), scale)
-        if _done(name, "measured", scale, stamp, [table_path, verdict_path]):
+        stamp = results.digest(*prepared.keys, _code(module), scale)
+        done = _done(name, "measured", scale, stamp, [table_path, verdict_path])
+        if done and not prepared.missing:
+            print(f"{len(prepared.keys)} cells: all read from disk, nothing to compute")
+            continue
+        rows, report = prepared.run()
+        if done:
             continue
         table = module.measure(rows, scale)
         results.write_table(table_path, table)

@@ -257,13 +257,13 @@ class Prepared:
             program.compiled.cancel()
 
     def _rows(self) -> pd.DataFrame:
-        frames = []
-        for index, (key, (labels, _)) in enumerate(zip(self.keys, self.labelled, strict=True)):
-            rows = self.stored[key]
-            if taken := set(labels) & {"cell", *rows.columns}:
-                raise ValueError(f"labels {sorted(taken)} are columns of the result; allowed: other names")
-            frames.append(rows.drop(columns="key").assign(cell=index, **labels))
-        return pd.concat(frames, ignore_index=True)
+        frames = [self.stored[key] for key in self.keys]
+        rows = pd.concat(frames, ignore_index=True).drop(columns="key")
+        labels = pd.DataFrame([dict(labels) for labels, _ in self.labelled])
+        if taken := set(labels) & {"cell", "key", *rows.columns}:
+            raise ValueError(f"labels {sorted(taken)} are columns of the result; allowed: other names")
+        cell = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
+        return pd.concat([rows.assign(cell=cell), labels.iloc[cell].reset_index(drop=True)], axis=1)
 
 
 class _Program:
