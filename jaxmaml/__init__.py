@@ -13,6 +13,7 @@ from jaxmaml.estimators.hf_maml import ArcDelta, float_optimal_delta, hf_maml, t
 from jaxmaml.estimators.maml import maml
 from jaxmaml.estimators.maml_same_batch import maml_same_batch
 from jaxmaml.inner import InnerLoop, adapt, adapt_has_finite_derivative
+from jaxmaml.inner_gradient import inner_gradient
 from jaxmaml.meta_gradient import meta_gradient
 from jaxmaml.step_size import TheoremStepState, scale_by_theorem_step
 from jaxmaml.types import BatchSizes, Constants, Episode
@@ -50,6 +51,7 @@ __all__ = [
     "fo_maml",
     "hf_maml",
     "hvp",
+    "inner_gradient",
     "maml",
     "maml_same_batch",
     "meta_gradient",

@@ -2,14 +2,14 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmaml.types import Episode, PyTree
+from jaxmaml.types import Episode, Loss, PyTree
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -31,8 +31,38 @@ def check_nonnegative(name: str, tree: PyTree) -> None:
 def check_positive(name: str, value: Any, why: str = "") -> None:
     """A scale such as delta, rho or L must be finite and > 0."""
     number = concrete(value)
-    if number is not None and not (np.all(np.isfinite(number)) and np.all(number > 0)):
+    if number is None:
+        return
+    # bfloat16 is of kind "V"
+    if number.dtype.kind not in "biufV" or not (np.all(np.isfinite(number)) and np.all(number > 0)):
         raise ValueError(f"{name} = {value!r}; allowed: finite and > 0{why}")
+
+
+def check_prefix(name: str, prefix: PyTree, params: PyTree) -> PyTree:
+    """`prefix` with a leaf for each leaf of params; it must be a pytree prefix of them."""
+    try:
+        return jax.tree.broadcast(prefix, params)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} = {prefix!r}; allowed: one value, or a pytree prefix of params, which has the structure "
+            f"{jax.tree.structure(params)}"
+        ) from error
+
+
+def check_rates(alpha: PyTree, params: PyTree) -> None:
+    """Inner rates: numbers in a pytree prefix of params, or arrays of the shape of their parameter."""
+    wide = check_prefix("alpha", alpha, params)
+    for (path, rate), part in zip(
+        jax.tree_util.tree_leaves_with_path(wide), jax.tree.leaves(params), strict=True
+    ):
+        if not isinstance(rate, int | float | np.ndarray | np.generic | jax.Array):
+            raise TypeError(f"alpha = {alpha!r}; allowed: numbers or an optax transformation")
+        if jnp.shape(rate) not in ((), jnp.shape(part)):
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"alpha of shape {jnp.shape(rate)} for params{where} of shape {jnp.shape(part)}; allowed: a "
+                "number, or the shape of the parameter (for a rate a step: optax.sgd with a schedule)"
+            )
 
 
 def check_params(params: PyTree) -> None:
@@ -45,6 +75,23 @@ def check_params(params: PyTree) -> None:
         if not jnp.issubdtype(dtype, jnp.floating):
             where = jax.tree_util.keystr(path) or "(the whole of it)"
             raise TypeError(f"params{where} has dtype {dtype}; allowed: floating point")
+
+
+def scalar(loss: Loss, has_aux: bool = False) -> Callable[..., Any]:
+    """The loss, which says what it returned where that is no scalar, or no (scalar, aux) with has_aux."""
+
+    def checked(params: PyTree, batch: PyTree) -> Any:
+        found = loss(params, batch)
+        allowed = "(scalar, aux)" if has_aux else "a scalar, or (scalar, aux) with has_aux=True"
+        if isinstance(found, tuple) != has_aux or (has_aux and len(found) != 2):
+            raise TypeError(f"loss returned {type(found).__name__}; allowed: {allowed}")
+        value = found[0] if has_aux else found
+        if jnp.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            kind = f"shape {jnp.shape(value)} and dtype {jnp.result_type(value)}"
+            raise ValueError(f"loss returned a value of {kind}; allowed: {allowed}, floating point")
+        return found
+
+    return checked
 
 
 def check_batch(name: str, batch: PyTree) -> None:

@@ -1,12 +1,26 @@
-"""Hessian-vector products H v = hess f(w) v of loss(params, batch): exact, by differences, dense."""
+"""Hessian-vector products H v = hess f(w) v of loss(params, batch): exact, by differences, dense, none.
+
+Those with the signature of `Product` are what `inner_gradient` takes as the derivative of an inner gradient.
+"""
+
+import pathlib
+from collections.abc import Callable
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxmaml import tree
 from jaxmaml.checks import check_positive
 from jaxmaml.types import Loss, PyTree, Scalar
+
+Product = Callable[[Loss, PyTree, PyTree, PyTree], PyTree]
+"""product(loss, params, vector, batch): an estimate of H(params; batch) vector, like params; `vector` may
+have None in the place of leaves that are 0."""
+
+DeltaRule = Callable[[jax.Array], jax.Array]
+"""A rule delta(||v||), with the global norm over the whole pytree."""
 
 
 def exact(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:
@@ -46,14 +60,37 @@ def central_difference(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree
     zero = vanishes(norm)
     safe = jnp.where(zero, 1.0, norm)
     arc = jnp.where(zero, 1.0, jnp.asarray(delta, norm.dtype) * safe)
-    shift = jax.tree.map(lambda v: (arc / safe).astype(v.dtype) * v, vector)
+    shift = jax.tree.map(lambda v: ((arc / safe) * v).astype(v.dtype), vector)
     with jax.default_matmul_precision("highest"):
         ahead, behind = (
             jax.grad(loss)(jax.tree.map(jnp.add, params, s), batch)
             for s in (shift, jax.tree.map(jnp.negative, shift))
         )
     factor = jnp.where(zero, 0.0, safe / (2 * arc))
-    return jax.tree.map(lambda a, b: factor.astype(a.dtype) * (a - b), ahead, behind)
+    return jax.tree.map(lambda a, b: (factor * (a - b)).astype(a.dtype), ahead, behind)
+
+
+def difference(delta: Scalar | DeltaRule) -> Product:
+    """`central_difference` with this delta, a number or a rule delta(||v||), as a `Product`.
+
+    A rule in which delta ||v|| is constant (`theorem_delta`, `float_optimal_delta`) does not depend on how
+    the vector is scaled; what a number means does.
+    """
+    if not callable(delta):
+        check_positive("delta", delta)
+
+    def product(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:
+        norm = tree.norm(vector)
+        step = delta(jnp.where(vanishes(norm), 1.0, norm)) if callable(delta) else delta
+        return central_difference(loss, params, vector, batch, step)
+
+    return product
+
+
+def none(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:
+    """0, the product that FO-MAML puts in the place of H v."""
+    del loss, vector, batch
+    return jax.tree.map(jnp.zeros_like, params)
 
 
 def vanishes(norm: jax.Array) -> jax.Array:
@@ -67,3 +104,28 @@ def dense(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:
     flat, unravel = ravel_pytree(params)
     hessian = jax.hessian(lambda w: loss(unravel(w), batch))(flat)
     return unravel(hessian @ ravel_pytree(vector)[0])
+
+
+def has_own_derivatives(jaxpr: jax.extend.core.Jaxpr) -> bool:
+    """Whether a traced loss has custom derivative rules that are not JAX's own.
+
+    The gradient that they give need not be the gradient of any function, nor its Jacobian symmetric. (With
+    `stop_gradient` it is: what is held is held at every order.)
+    """
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name.startswith("custom_vjp_call"):
+            return True
+        if name == "custom_jvp_call":
+            where = eqn.params["call_jaxpr"].jaxpr.debug_info.func_src_info
+            if str(_JAX) not in where:
+                return True
+            continue
+        for value in jax.tree.leaves(tuple(eqn.params.values())):
+            inside = getattr(value, "jaxpr", value)
+            if isinstance(inside, jax.extend.core.Jaxpr) and has_own_derivatives(inside):
+                return True
+    return False
+
+
+_JAX = pathlib.Path(jax.__file__).parent

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxmaml import tree
-from jaxmaml.checks import check_mask, check_step_count, concrete
+from jaxmaml.checks import check_mask, check_prefix, check_step_count, concrete
 from jaxmaml.types import Loss, PyTree
 
 Product = Callable[[PyTree, PyTree], PyTree]
@@ -39,6 +39,11 @@ class InnerLoop:
     def __post_init__(self) -> None:
         check_step_count("InnerLoop.steps", self.steps)
         check_mask("InnerLoop.mask", self.mask)
+
+    def __hash__(self) -> int:
+        """Of the values: a mask may be a dict, and a loop a static argument of jit."""
+        leaves, structure = jax.tree.flatten(self.mask)
+        return hash((self.steps, tuple(leaves), structure, self.remat))
 
 
 ONE_STEP = InnerLoop()
@@ -75,6 +80,7 @@ def descend(
 ) -> tuple[PyTree, Point]:
     """(w_K, the points w_0, ..., w_{K-1}), the latter with gradients if `keep`."""
     params = jax.tree.map(jnp.asarray, params)
+    check_prefix("mask", inner.mask, params)
     free, fixed = tree.partition(params, inner.mask)
 
     def step(at: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], Point]:
@@ -167,7 +173,7 @@ def pull_back(
         return pull_step(product, carry, at, fixed, alpha), None
 
     back, _ = _repeat(step, start, path, inner.steps, reverse=True)
-    return back.adjoint, back.alpha
+    return pull_init(back, first.w, alpha), back.alpha
 
 
 class Pull(NamedTuple):
@@ -213,6 +219,20 @@ def pull_step(product: Product | None, carry: Pull, at: Point, fixed: PyTree, al
         adjoint = jax.tree.map(jnp.add, adjoint, product(tree.combine(at.w, fixed), through))
     total = None if carry.alpha is None else jax.tree.map(jnp.add, carry.alpha, rates)
     return Pull(adjoint, state, total)
+
+
+def pull_init(back: Pull, free: PyTree, alpha: PyTree) -> PyTree:
+    """lambda_0 with the part of an optax state that is made of the parameters, as a proximal term has it."""
+    if not is_optax(alpha):
+        return back.adjoint
+
+    def floating(w: PyTree) -> PyTree:
+        state = alpha.init(w)
+        return tree.partition(state, jax.tree.map(_is_floating, state))[0]
+
+    (more,) = jax.vjp(floating, free)[1](back.state)
+    ahead, kept = tree.partition(back.adjoint, tree.present(free))
+    return tree.combine(jax.tree.map(jnp.add, ahead, more), kept)
 
 
 def _repeat(step: Callable, carry: Any, xs: Any, steps: int, reverse: bool = False) -> tuple[Any, Any]:

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmaml import tree
 from jaxmaml.checks import check_params, task_axis
 from jaxmaml.inner import ONE_STEP, check_derivative
+from jaxmaml.inner_gradient import varying
 from jaxmaml.types import Episode, Estimator, Loss, PyTree
 
 
@@ -22,6 +24,9 @@ def meta_gradient(
     **kwargs: Any,
 ) -> PyTree:
     """G = (1/B) sum_i estimator(loss, params, episodes[i], alpha).
+
+    The sum is taken in float32 at least and divided before it is rounded to the type of the parameters.
+    Under `shard_map` it is the mean over the tasks of one device, also where the parameters are replicated.
 
     Args:
       estimator: `maml`, `fo_maml`, `hf_maml`, `maml_same_batch` or one of your own.
@@ -47,24 +52,33 @@ def meta_gradient(
     if task_chunk is not None and not (isinstance(task_chunk, int | np.integer) and task_chunk > 0):
         raise ValueError(f"task_chunk = {task_chunk!r}; allowed: an integer >= 1, or None")
 
-    def total(some: Episode) -> PyTree:
-        each = jax.vmap(lambda e: estimator(loss, params, e, alpha=alpha, **kwargs))(some)
-        return jax.tree.map(lambda g: jnp.sum(g, axis=0), each)
+    params = varying(params, episodes)
+
+    def each(some: Episode) -> PyTree:
+        return jax.vmap(lambda e: estimator(loss, params, e, alpha=alpha, **kwargs))(some)
+
+    def total(found: PyTree) -> PyTree:
+        return jax.tree.map(lambda g: jnp.sum(g, axis=0, dtype=tree.wide(g.dtype)), found)
 
     width = tasks if task_chunk is None else min(int(task_chunk), tasks)
     if width == tasks:
-        summed = total(episodes)
+        like = each(episodes)
+        summed = total(like)
     else:
         whole = tasks - tasks % width
         chunks = jax.tree.map(
             lambda x: jnp.reshape(x[:whole], (whole // width, width, *jnp.shape(x)[1:])), episodes
         )
         rest = jax.tree.map(lambda x: x[whole:], episodes)
-        like = jax.eval_shape(total, jax.tree.map(lambda x: x[:1], episodes))
-        start = total(rest) if whole < tasks else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        summed, _ = jax.lax.scan(
-            lambda acc, chunk: (jax.tree.map(jnp.add, acc, total(chunk)), None), start, chunks
+        like = jax.eval_shape(each, jax.tree.map(lambda x: x[:1], episodes))
+        start = (
+            total(each(rest))
+            if whole < tasks
+            else varying(jax.tree.map(lambda x: jnp.zeros(x.shape[1:], tree.wide(x.dtype)), like), episodes)
         )
-    mean = jax.tree.map(lambda g: g / tasks, summed)
+        summed, _ = jax.lax.scan(
+            lambda acc, chunk: (jax.tree.map(jnp.add, acc, total(each(chunk))), None), start, chunks
+        )
+    mean = jax.tree.map(lambda g, one: (g / tasks).astype(one.dtype), summed, like)
     check_derivative(mean, loss, params, episodes.inner, alpha, kwargs.get("inner", ONE_STEP), tasks=True)
     return mean

@@ -15,11 +15,20 @@ def scale(factor: PyTree, tree: PyTree) -> PyTree:
     )
 
 
+def wide(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
+    """The type in which values of `dtype` are summed: float32, or `dtype` where it is wider."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def norm(tree: PyTree) -> jax.Array:
-    """Global Euclidean norm ||x||, scaled by the largest entry so that no square under- or overflows."""
-    largest = jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in jax.tree.leaves(tree)]).max()
+    """Global Euclidean norm ||x||, scaled by the largest entry so that no square under- or overflows.
+
+    In float32 at least: the sum of many squares in 8 or 11 bits is none.
+    """
+    leaves = [x.astype(wide(x.dtype)) for x in map(jnp.asarray, jax.tree.leaves(tree))]
+    largest = jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]).max()
     safe = jnp.where(largest > 0, largest, 1.0)
-    squares = [jnp.sum(jnp.square(x / safe.astype(x.dtype))) for x in jax.tree.leaves(tree)]
+    squares = [jnp.sum(jnp.square(x / safe.astype(x.dtype))) for x in leaves]
     return safe * jnp.sqrt(jnp.stack(squares).sum())
 
 

@@ -422,3 +422,78 @@ def test_nan_of_the_data_is_not_blamed_on_the_update():
     spoilt = episode._replace(outer=(episode.outer[0] * jnp.nan, episode.outer[1]))
     found = jaxmaml.maml(network, params, spoilt, alpha=optax.adam(0.05, eps_root=1e-8))
     assert np.isnan(found["head"][1])
+
+
+class TestProximal:
+    """f = a (w - c)^2 / 2 with updates -lr (g + lam (w - w_0)): w_K is linear in w_0, slope P_K."""
+
+    A, RATE, PULL = np.array([1.0, 2.0, 3.0]), 0.1, 2.0
+
+    @pytest.mark.parametrize("steps", [1, 2, 5])
+    @pytest.mark.parametrize("estimator", [jaxmaml.maml, jaxmaml.maml_same_batch])
+    @pytest.mark.parametrize("remat", [True, False])
+    def test_state_made_of_the_parameters(self, estimator, steps, remat):
+        def update(g, start, w):
+            return jax.tree.map(lambda g, s, w: -self.RATE * (g + self.PULL * (w - s)), g, start, w), start
+
+        def loss(w, batch):
+            return 0.5 * jnp.sum(self.A * (w - jnp.mean(batch, axis=0)) ** 2)
+
+        rng = np.random.default_rng(2)
+        w, episode = rng.standard_normal(3), Episode(*rng.standard_normal((3, 5, 3)))
+        x, slope = w, np.ones(3)
+        for _ in range(steps):
+            x = x - self.RATE * (self.A * (x - episode.inner.mean(axis=0)) + self.PULL * (x - w))
+            slope = (1 - self.RATE * (self.A + self.PULL)) * slope + self.RATE * self.PULL
+        found = estimator(
+            loss,
+            w,
+            episode,
+            alpha=optax.GradientTransformation(lambda w: w, update),
+            inner=InnerLoop(steps, remat=remat),
+        )
+        np.testing.assert_allclose(found, slope * self.A * (x - episode.outer.mean(axis=0)), rtol=1e-12)
+
+
+def test_a_loop_is_hashable():
+    """Also with a mask that is a dict: a static argument of jit."""
+    loops = [InnerLoop(2, mask={"body": False, "head": True}) for _ in range(2)]
+    assert loops[0] == loops[1]
+    assert hash(loops[0]) == hash(loops[1])
+    assert loops[0] != InnerLoop(2, mask={"body": True, "head": True})
+
+
+@pytest.mark.parametrize(
+    ("alpha", "error", "says"),
+    [
+        (
+            np.array([0.3, 0.1, 0.02]),
+            ValueError,
+            r"alpha of shape \(3,\) for params\['body'\]\['bias'\] of shape \(5,\)",
+        ),
+        ({"head": 0.1}, ValueError, "alpha = {'head': 0.1}; allowed: one value, or a pytree prefix"),
+        ({"body": None, "head": 0.1}, ValueError, "alpha = .*allowed"),
+        (lambda _: 0.1, TypeError, "alpha = .*allowed: numbers or an optax transformation"),
+    ],
+    ids=["rates of steps", "missing", "none", "schedule"],
+)
+def test_rates_that_do_not_fit(alpha, error, says):
+    params, episode = problem()
+    with pytest.raises(error, match=says):
+        jaxmaml.maml(network, params, episode, alpha=alpha, inner=InnerLoop(3))
+
+
+@pytest.mark.parametrize("call", [jaxmaml.maml, jaxmaml.maml_same_batch], ids=lambda call: call.__name__)
+def test_a_mask_that_does_not_fit(call):
+    params, episode = problem()
+    with pytest.raises(ValueError, match="mask = {'head': True}; allowed: one value, or a pytree prefix"):
+        call(network, params, episode, alpha=0.1, inner=InnerLoop(mask={"head": True}))
+    with pytest.raises(ValueError, match="mask = {'head': True}"):
+        adapt(network, params, episode.inner, 0.1, InnerLoop(mask={"head": True}))
+    with pytest.raises(ValueError, match="mask = {'head': True}"):
+        jaxmaml.inner_gradient(network, mask={"head": True})(params, episode.inner)
+
+
+def test_theorem_delta_with_rates():
+    with pytest.raises(ValueError, match="alpha = {'head': 0.1}; allowed: finite and > 0"):
+        jaxmaml.theorem_delta(1.0, {"head": 0.1})

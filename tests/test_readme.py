@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+import chex
+import jax
 import jax.numpy as jnp
 from compilations import compilations
 
@@ -13,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_example_runs_and_learns():
-    code, inner_loops = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, inner_loops, own_loop = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 18
     names = {}
     with compilations() as compiled:
@@ -24,6 +26,18 @@ def test_example_runs_and_learns():
     assert names["rates"].shape == ()
     assert (names["adapted"]["a"] == trained["a"]).all()
     assert (names["adapted"]["b"] != trained["b"]).any()
+    exec(own_loop, names)
+
+    def unrolled(params, task):
+        w = params
+        for rate in (0.1, 0.05):
+            support, query = (jax.tree.map(lambda x: x[task], b) for b in names["episodes"][::2])
+            d = jax.grad(names["loss"])(w, support)
+            w = {k: w[k] - rate * (d[k] + w[k] - params[k]) for k in w}
+        return names["loss"](w, query)
+
+    expected = jax.jit(jax.value_and_grad(lambda p: sum(unrolled(p, i) for i in range(16)) / 16))(trained)
+    chex.assert_trees_all_close((names["value"], names["gradient"]), expected, rtol=1e-9)
 
     def adapted_loss(params):
         batch = {key: value[5] for key, value in names["episodes"].outer.items()}

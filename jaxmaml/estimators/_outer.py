@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxmaml.checks import check_episode, check_nonnegative, check_params
+from jaxmaml.checks import check_episode, check_nonnegative, check_params, check_rates
 from jaxmaml.inner import InnerLoop, Product, check_derivative, descend, is_optax, pull_back
 from jaxmaml.types import Episode, Loss, PyTree
 
@@ -11,6 +11,7 @@ def check(params: PyTree, episode: Episode, alpha: PyTree, learn_alpha: bool = F
     check_params(params)
     check_episode(episode)
     if not is_optax(alpha):
+        check_rates(alpha, params)
         check_nonnegative("alpha", alpha)
     elif learn_alpha:
         raise ValueError("learn_alpha = True with an optax transformation; allowed: with a rate or rates")

@@ -1,6 +1,5 @@
 """HF-MAML: the Hessian-free estimator, and the rules for its difference step delta."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -9,11 +8,9 @@ import jax.numpy as jnp
 from jaxmaml import hvp, tree
 from jaxmaml.checks import check_positive
 from jaxmaml.estimators._outer import direction
+from jaxmaml.hvp import DeltaRule
 from jaxmaml.inner import ONE_STEP, InnerLoop, is_optax
 from jaxmaml.types import Episode, Loss, PyTree, Scalar
-
-DeltaRule = Callable[[jax.Array], jax.Array]
-"""A rule delta(||v||), with the global norm over the whole pytree."""
 
 
 def hf_maml(
@@ -39,14 +36,14 @@ def hf_maml(
     Other arguments, returns and errors as for `maml`; ValueError for delta <= 0.
     """
     rates = () if is_optax(alpha) else jax.tree.leaves(alpha)
-    largest = jnp.stack([jnp.max(a) for a in map(jnp.asarray, rates)]).max() if rates else jnp.ones(())
+    along = hvp.difference(delta)
+    largest = (
+        jnp.stack([jnp.max(jnp.abs(a)) for a in map(jnp.asarray, rates)]).max() if rates else jnp.ones(())
+    )
     safe = jnp.where(largest > 0, largest, 1.0)
 
     def product(w: PyTree, u: PyTree) -> PyTree:
-        vector = tree.scale(1 / safe, u)
-        norm = tree.norm(vector)
-        step = delta(jnp.where(hvp.vanishes(norm), 1.0, norm)) if callable(delta) else delta
-        return tree.scale(largest, hvp.central_difference(loss, w, vector, episode.hessian, step))
+        return tree.scale(largest, along(loss, w, tree.scale(1 / safe, u), episode.hessian))
 
     return direction(product, loss, params, episode, alpha, inner, learn_alpha)
 

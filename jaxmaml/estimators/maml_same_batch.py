@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmaml import hvp, tree
+from jaxmaml.checks import check_prefix
 from jaxmaml.estimators._outer import check, direction
 from jaxmaml.inner import (
     ONE_STEP,
@@ -14,6 +15,7 @@ from jaxmaml.inner import (
     Product,
     check_derivative,
     is_optax,
+    pull_init,
     pull_step,
     start_of,
     update,
@@ -50,6 +52,7 @@ def maml_same_batch(
         return direction(product, loss, params, episode, alpha, inner, learn_alpha)
     check(params, episode, alpha, learn_alpha)
     params = jax.tree.map(jnp.asarray, params)
+    check_prefix("mask", inner.mask, params)
     free, fixed = tree.partition(params, inner.mask)
     w, state = free, alpha.init(free) if is_optax(alpha) else ()
     path = []
@@ -61,8 +64,9 @@ def maml_same_batch(
     back = start_of(jax.grad(loss)(tree.combine(w, fixed), episode.outer), path[-1][0], alpha, learn_alpha)
     for at, hessian in reversed(path):
         back = pull_step(_fixed_at_its_point(hessian), back, at, fixed, alpha)
-    check_derivative(back.adjoint, loss, params, episode.inner, alpha, inner)
-    return (back.adjoint, back.alpha) if learn_alpha else back.adjoint
+    gradient = pull_init(back, free, alpha)
+    check_derivative(gradient, loss, params, episode.inner, alpha, inner)
+    return (gradient, back.alpha) if learn_alpha else gradient
 
 
 def _fixed_at_its_point(hessian: Callable[[PyTree], PyTree]) -> Product:

@@ -67,8 +67,8 @@ MUTATIONS = {
     ),
     "mean over tasks without 1/B": Mutation(
         "jaxmaml/meta_gradient.py",
-        "mean = jax.tree.map(lambda g: g / tasks, summed)",
-        "mean = summed",
+        "(g / tasks).astype(one.dtype)",
+        "g.astype(one.dtype)",
         ("noisy_line",),
     ),
     "step that does not adapt": Mutation(
