@@ -5,11 +5,13 @@ import functools
 from collections.abc import Iterator
 
 import jax
+import settings
 
 # As users' programs are compiled, where the tests' settings leave that out.
 optimised_jit = functools.partial(
     jax.jit,
-    compiler_options={"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True},
+    compiler_options={"xla_backend_optimization_level": 3}
+    | ({"xla_cpu_use_fusion_emitters": True} if settings.FUSION_EMITTERS else {}),
 )
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
