@@ -51,7 +51,7 @@ def test_equals_single_runs(tmp_path):
         part = rows[rows.cell == index]
         assert set(part.estimator) == {labels["estimator"]}
         # Compiled alike: the float32 normals are rounded as their fusions have it.
-        single = jax.jit(lambda c: c.execute(), compiler_options=sweep._QUICK)(cell)
+        single = jax.jit(lambda c: c.execute(), compiler_options=sweep.quick_options())(cell)
         for name, values in single.items():
             expected = np.broadcast_to(values, len(part))
             np.testing.assert_allclose(part[name], expected, rtol=1e-11, err_msg=name)
