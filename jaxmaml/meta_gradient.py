@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml import tree
-from jaxmaml.checks import check_params, task_axis
+from jaxmaml.checks import check_params, scalar, task_axis
 from jaxmaml.inner import ONE_STEP, check_derivative
 from jaxmaml.inner_gradient import varying
 from jaxmaml.types import Episode, Estimator, Loss, PyTree
@@ -21,6 +21,7 @@ def meta_gradient(
     *,
     alpha: PyTree,
     task_chunk: int | None = None,
+    has_aux: bool = False,
     **kwargs: Any,
 ) -> PyTree:
     """G = (1/B) sum_i estimator(loss, params, episodes[i], alpha).
@@ -30,12 +31,13 @@ def meta_gradient(
 
     Args:
       estimator: `maml`, `fo_maml`, `hf_maml`, `maml_same_batch` or one of your own.
-      loss: loss(params, batch) -> scalar, mean over the batch.
+      loss: loss(params, batch) -> scalar, mean over the batch; or (scalar, aux) with has_aux.
       params: any pytree of floating-point arrays.
       episodes: an `Episode` whose leaves have the task axis (B) first and the sample axis second.
       alpha: inner rate, a number or a pytree prefix of params.
       task_chunk: tasks that are vectorised together. Memory then grows with the chunk, not with B;
         None takes all of them at once.
+      has_aux: whether loss returns (scalar, aux), as for `jax.grad`; aux is left out.
       **kwargs: passed to the estimator, e.g. delta for `hf_maml`, inner=InnerLoop(steps=5), learn_alpha=True.
 
     Returns:
@@ -43,7 +45,7 @@ def meta_gradient(
 
     Raises:
       ValueError: task axes that differ, no task, an empty batch, task_chunk < 1.
-      TypeError: parameters that are not floating point.
+      TypeError: parameters that are not floating point, a loss that returns no scalar, or no (scalar, aux).
       FloatingPointError: outside jit, where the mean is not finite because `alpha` is an optax update without
         a finite derivative at a zero gradient. Inside jit ask `adapt_has_finite_derivative`.
     """
@@ -53,9 +55,13 @@ def meta_gradient(
         raise ValueError(f"task_chunk = {task_chunk!r}; allowed: an integer >= 1, or None")
 
     params = varying(params, episodes)
+    checked = scalar(loss, has_aux)
+
+    def value(params: PyTree, batch: PyTree) -> jax.Array:
+        return checked(params, batch)[0] if has_aux else checked(params, batch)
 
     def each(some: Episode) -> PyTree:
-        return jax.vmap(lambda e: estimator(loss, params, e, alpha=alpha, **kwargs))(some)
+        return jax.vmap(lambda e: estimator(value, params, e, alpha=alpha, **kwargs))(some)
 
     def total(found: PyTree) -> PyTree:
         return jax.tree.map(lambda g: jnp.sum(g, axis=0, dtype=tree.wide(g.dtype)), found)
@@ -80,5 +86,5 @@ def meta_gradient(
             lambda acc, chunk: (jax.tree.map(jnp.add, acc, total(each(chunk))), None), start, chunks
         )
     mean = jax.tree.map(lambda g, one: (g / tasks).astype(one.dtype), summed, like)
-    check_derivative(mean, loss, params, episodes.inner, alpha, kwargs.get("inner", ONE_STEP), tasks=True)
+    check_derivative(mean, value, params, episodes.inner, alpha, kwargs.get("inner", ONE_STEP), tasks=True)
     return mean

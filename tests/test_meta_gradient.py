@@ -88,3 +88,17 @@ def test_chunks_bound_memory():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert memory(4) < memory(None) / 4
+
+
+def test_loss_with_aux():
+    def both(w, batch):
+        return loss(w, batch), {"size": len(batch)}
+
+    found = meta_gradient(jaxmaml.maml, both, W, episodes(), alpha=0.1, has_aux=True, task_chunk=3)
+    np.testing.assert_allclose(
+        found, meta_gradient(jaxmaml.maml, loss, W, episodes(), alpha=0.1, task_chunk=3), rtol=1e-12
+    )
+    with pytest.raises(TypeError, match=r"loss returned tuple; allowed: a scalar, or .* has_aux=True"):
+        meta_gradient(jaxmaml.maml, both, W, episodes(), alpha=0.1)
+    with pytest.raises(TypeError, match=r"allowed: \(scalar, aux\)"):
+        meta_gradient(jaxmaml.maml, loss, W, episodes(), alpha=0.1, has_aux=True)

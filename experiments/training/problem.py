@@ -149,7 +149,8 @@ def functions(preset: Preset, problem: Problem) -> Functions:
     check_preset(preset)
     optimizer = outer_optimizer(preset)
     estimator = estimators.get(preset.method.estimator)
-    more = {"delta": delta_of(preset)} if "delta" in inspect.signature(estimator).parameters else {}
+    takes = inspect.signature(estimator).parameters
+    more: dict[str, Any] = {"delta": delta_of(preset)} if "delta" in takes else {}
     inner = inner_loop(preset, preset.inner.steps)
     learned = preset.inner.learn_alpha
 
