@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxmaml import tree
-from jaxmaml.checks import check_mask, check_prefix, check_step_count, concrete
+from jaxmaml.checks import check_mask, check_rates, check_step_count, concrete
 from jaxmaml.types import Loss, PyTree
 
 Product = Callable[[PyTree, PyTree], PyTree]
@@ -72,6 +72,8 @@ def adapt(loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: Inner
         transformation, whose update is added.
       inner: number of steps and mask. The loop for evaluation may be another one.
     """
+    if not is_optax(alpha):
+        check_rates(alpha, params)
     return descend(loss, params, batch, alpha, inner)[0]
 
 
@@ -80,7 +82,6 @@ def descend(
 ) -> tuple[PyTree, Point]:
     """(w_K, the points w_0, ..., w_{K-1}), the latter with gradients if `keep`."""
     params = jax.tree.map(jnp.asarray, params)
-    check_prefix("mask", inner.mask, params)
     free, fixed = tree.partition(params, inner.mask)
 
     def step(at: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], Point]:

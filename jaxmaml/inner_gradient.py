@@ -17,7 +17,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from jaxmaml import hvp, tree
-from jaxmaml.checks import check_mask, check_params, check_prefix, scalar
+from jaxmaml.checks import check_mask, check_params, scalar
 from jaxmaml.types import Loss, PyTree
 
 Gradient = Callable[..., Any]
@@ -56,7 +56,6 @@ def inner_gradient(
 
     def gradient(params: PyTree, batch: PyTree, hessian_batch: PyTree | None = None) -> Any:
         check_params(params)
-        check_prefix("mask", mask, params)
         params = varying(jax.tree.map(jnp.asarray, params), (batch, hessian_batch))
         here = _Converted(loss, params, batch, mask, has_aux)
         there = here if hessian_batch is None else _Converted(loss, params, hessian_batch, mask, has_aux)
@@ -75,7 +74,7 @@ class _Converted:
     """A loss on one batch; what it closes over is an argument, so that it has derivatives too."""
 
     def __init__(self, loss: Loss, params: PyTree, batch: PyTree, mask: PyTree, has_aux: bool):
-        self.call, closed = jax.closure_convert(lambda w, b: scalar(loss, has_aux)(w, b), params, batch)
+        self.call, closed = jax.closure_convert(scalar(loss, has_aux), params, batch)
         self.data = (batch, closed)
         self.mask, self.has_aux = mask, has_aux
 
@@ -144,11 +143,8 @@ def _pulled(here: _Converted, w: PyTree, data: PyTree, moved: "_Static", cotange
         )
 
     (back,) = jax.vjp(of, [leaves[i] for i in chosen])[1](cotangent)
-    pulled: list[Any] = [None] * len(leaves)
-    for i, x in zip(chosen, back, strict=True):
-        pulled[i] = x
-    zeros = [_zero(x) if p is None else p for p, x in zip(pulled, leaves, strict=True)]
-    return jax.tree.unflatten(structure, zeros)
+    pulled = dict(zip(chosen, back, strict=True))
+    return jax.tree.unflatten(structure, [pulled.get(i) for i in range(len(leaves))])
 
 
 def _linearised(here: _Converted, there: _Converted) -> Callable:

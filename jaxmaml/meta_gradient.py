@@ -58,7 +58,8 @@ def meta_gradient(
     checked = scalar(loss, has_aux)
 
     def value(params: PyTree, batch: PyTree) -> jax.Array:
-        return checked(params, batch)[0] if has_aux else checked(params, batch)
+        found = checked(params, batch)
+        return found[0] if has_aux else found
 
     def each(some: Episode) -> PyTree:
         return jax.vmap(lambda e: estimator(value, params, e, alpha=alpha, **kwargs))(some)
@@ -85,6 +86,6 @@ def meta_gradient(
         summed, _ = jax.lax.scan(
             lambda acc, chunk: (jax.tree.map(jnp.add, acc, total(each(chunk))), None), start, chunks
         )
-    mean = jax.tree.map(lambda g, one: (g / tasks).astype(one.dtype), summed, like)
+    mean = jax.tree.map(lambda g, one: (g / tasks).astype(jnp.result_type(one.dtype, float)), summed, like)
     check_derivative(mean, value, params, episodes.inner, alpha, kwargs.get("inner", ONE_STEP), tasks=True)
     return mean

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxmaml.checks import check_prefix
 from jaxmaml.types import PyTree
 
 
@@ -16,8 +17,8 @@ def scale(factor: PyTree, tree: PyTree) -> PyTree:
 
 
 def wide(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
-    """The type in which values of `dtype` are summed: float32, or `dtype` where it is wider."""
-    return jnp.promote_types(dtype, jnp.float32)
+    """The type in which values of `dtype` are summed: float32, or wider where `dtype` is."""
+    return jnp.promote_types(jnp.result_type(dtype, float), jnp.float32)
 
 
 def norm(tree: PyTree) -> jax.Array:
@@ -37,6 +38,8 @@ def partition(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
 
     mask: a bool or a pytree prefix of bools.
     """
+
+    check_prefix("mask", mask, tree)
 
     def keep(wanted: bool) -> PyTree:
         return jax.tree.map(

@@ -481,6 +481,8 @@ def test_rates_that_do_not_fit(alpha, error, says):
     params, episode = problem()
     with pytest.raises(error, match=says):
         jaxmaml.maml(network, params, episode, alpha=alpha, inner=InnerLoop(3))
+    with pytest.raises(error, match=says):
+        adapt(network, params, episode.inner, alpha, InnerLoop(3))
 
 
 @pytest.mark.parametrize("call", [jaxmaml.maml, jaxmaml.maml_same_batch], ids=lambda call: call.__name__)

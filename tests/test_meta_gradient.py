@@ -71,6 +71,19 @@ def test_own_estimator():
     assert np.all(np.isfinite(found))
 
 
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_own_estimator_that_counts(chunk):
+    """The mean of whole numbers is none."""
+
+    def count(loss, params, episode, *, alpha):
+        return jnp.sum(episode.inner > 0)
+
+    drawn = episodes()
+    found = meta_gradient(count, loss, W, drawn, alpha=0.1, task_chunk=chunk)
+    assert float(found) == np.sum(np.asarray(drawn.inner) > 0) / 4
+    assert float(found) % 1 != 0
+
+
 def test_chunks_bound_memory():
     """Peak temporary memory grows with the chunk, not with the number of tasks."""
     rng = np.random.default_rng(0)

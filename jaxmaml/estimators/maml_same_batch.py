@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxmaml import hvp, tree
-from jaxmaml.checks import check_prefix
 from jaxmaml.estimators._outer import check, direction
 from jaxmaml.inner import (
     ONE_STEP,
@@ -52,7 +51,6 @@ def maml_same_batch(
         return direction(product, loss, params, episode, alpha, inner, learn_alpha)
     check(params, episode, alpha, learn_alpha)
     params = jax.tree.map(jnp.asarray, params)
-    check_prefix("mask", inner.mask, params)
     free, fixed = tree.partition(params, inner.mask)
     w, state = free, alpha.init(free) if is_optax(alpha) else ()
     path = []

@@ -67,8 +67,8 @@ MUTATIONS = {
     ),
     "mean over tasks without 1/B": Mutation(
         "jaxmaml/meta_gradient.py",
-        "(g / tasks).astype(one.dtype)",
-        "g.astype(one.dtype)",
+        "(g / tasks).astype(",
+        "g.astype(",
         ("noisy_line",),
     ),
     "step that does not adapt": Mutation(
