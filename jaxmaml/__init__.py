@@ -14,7 +14,7 @@ from jaxmaml.estimators.maml import maml
 from jaxmaml.estimators.maml_same_batch import maml_same_batch
 from jaxmaml.inner import InnerLoop, adapt, adapt_has_finite_derivative
 from jaxmaml.inner_gradient import inner_gradient
-from jaxmaml.meta_gradient import meta_gradient
+from jaxmaml.meta_gradient import MetaGradient, finite_tasks, meta_gradient, meta_value_and_gradient
 from jaxmaml.step_size import TheoremStepState, scale_by_theorem_step
 from jaxmaml.types import BatchSizes, Constants, Episode
 from jaxmaml.version import __version__
@@ -42,11 +42,13 @@ __all__ = [
     "Constants",
     "Episode",
     "InnerLoop",
+    "MetaGradient",
     "TheoremStepState",
     "__version__",
     "adapt",
     "adapt_has_finite_derivative",
     "estimators",
+    "finite_tasks",
     "float_optimal_delta",
     "fo_maml",
     "hf_maml",
@@ -55,6 +57,7 @@ __all__ = [
     "maml",
     "maml_same_batch",
     "meta_gradient",
+    "meta_value_and_gradient",
     "scale_by_theorem_step",
     "tasks",
     "theorem_delta",

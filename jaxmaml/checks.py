@@ -103,6 +103,31 @@ def check_batch(name: str, batch: PyTree) -> None:
             raise ValueError(f"{where} has shape {shape}: the batch is empty; allowed: >= 1 sample")
 
 
+def check_weights(weights: Any, tasks: int) -> jax.Array | None:
+    """Weights of tasks as an array of at least float32; None stands for equal ones."""
+    if weights is None:
+        return None
+    known = concrete(weights)
+    if np.shape(weights) != (tasks,):
+        raise ValueError(f"weights of shape {np.shape(weights)}; allowed: one for each of {tasks} tasks")
+    if known is not None and not (np.isfinite(known).all() and (known >= 0).all() and known.any()):
+        raise ValueError(f"weights = {weights!r}; allowed: finite and >= 0, not all of them 0")
+    weights = jnp.asarray(weights)
+    return weights.astype(jnp.promote_types(jnp.result_type(weights.dtype, float), jnp.float32))
+
+
+def check_steps_axis(batches: PyTree, steps: int) -> None:
+    """Every leaf must have the axis of steps first."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batches):
+        shape = jnp.shape(leaf)
+        if shape[:1] != (steps,):
+            where = ("inner", "hessian")[path[0].idx] + jax.tree_util.keystr(path[1:])
+            raise ValueError(
+                f"the {where} batch has shape {shape} with InnerLoop(steps={steps}, batch_per_step=True); "
+                f"allowed: a leading axis of {steps}, a batch for every step"
+            )
+
+
 def check_mask(name: str, mask: PyTree) -> None:
     """A bool, or a pytree of bools of which one is true."""
     leaves = jax.tree.leaves(mask)

@@ -1,27 +1,25 @@
-"""The inner loop: a few steps on the task's own batch, and the pull-back of a gradient through them.
+"""The inner loop: a few steps of a task's own.
 
-    w_{k+1} = w_k - alpha grad f(w_k; D_in),  k < K,   w_0 = w;
-    G = lambda_0,   lambda_K = grad f(w_K; D_o),   lambda_k = lambda_{k+1} - H(w_k) alpha lambda_{k+1}.
+    w_0 = w,   w_{k+1} = w_k - alpha g(w_k),   k < K,
 
-The product with H is the estimator's: exact, a difference, or none. Kept are the parameters w_k alone, one
-set of adapting parameters a step; every product recomputes what it needs from them (rematerialisation).
+or an optax update in the place of the rate. What g is decides on the meta-gradient: its value is
+grad f(w_k; D_in), its derivative is the estimator's choice (`jaxmaml.inner_gradient`).
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmaml import tree
-from jaxmaml.checks import check_mask, check_rates, check_step_count, concrete
+from jaxmaml import hvp, tree
+from jaxmaml.checks import check_mask, check_rates, check_step_count, check_steps_axis, concrete
+from jaxmaml.inner_gradient import inner_gradient
 from jaxmaml.types import Loss, PyTree
-
-Product = Callable[[PyTree, PyTree], PyTree]
-"""product(w, u): an estimate of H(w) u, like params. u has None where a mask keeps parameters."""
 
 
 @dataclass(frozen=True)
@@ -29,36 +27,33 @@ class InnerLoop:
     """How a task adapts, beyond its rate alpha."""
 
     steps: int = 1
-    """K; all steps use the same batch D_in, all their Hessians the same batch."""
+    """K."""
     mask: PyTree = True
     """which parameters adapt, a bool or a pytree prefix of bools: {"body": False, "head": True} is ANIL
     (Raghu et al. 2020). The others keep their value in the inner loop and are still learned."""
     remat: bool = True
-    """`maml_same_batch` with several steps only: compute each linearisation again instead of keeping it."""
+    """with several steps: keep the parameters of each step alone, one set a step, and compute its product
+    with the Hessian from them. False keeps each step's linearisation: a gradient less a step, more memory."""
+    batch_per_step: bool = False
+    """whether D_in and D_h have a leading axis K, a batch for every step. False: all steps use the same."""
+    checkpoint_levels: int = 1
+    """for many steps: with n levels of nested checkpoints about n K^(1/n) sets of parameters and optax states
+    are kept at a time, not K, and every step is computed n - 1 times more (Griewank & Walther 2000)."""
 
     def __post_init__(self) -> None:
         check_step_count("InnerLoop.steps", self.steps)
+        check_step_count("InnerLoop.checkpoint_levels", self.checkpoint_levels)
         check_mask("InnerLoop.mask", self.mask)
 
     def __hash__(self) -> int:
         """Of the values: a mask may be a dict, and a loop a static argument of jit."""
         leaves, structure = jax.tree.flatten(self.mask)
-        return hash((self.steps, tuple(leaves), structure, self.remat))
+        numbers = (self.steps, self.remat, self.batch_per_step, self.checkpoint_levels)
+        return hash((numbers, tuple(leaves), structure))
 
 
 ONE_STEP = InnerLoop()
 """The inner loop of the theory."""
-
-
-class Point(NamedTuple):
-    """Where an inner step begins; of a whole path with a leading axis (K)."""
-
-    w: PyTree
-    """the adapting parameters of w_k; None for the others."""
-    state: PyTree
-    """the state of an optax update; () for a rate."""
-    gradient: PyTree
-    """their gradient at w_k, or None where no pull-back reads it."""
 
 
 def adapt(loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: InnerLoop = ONE_STEP) -> PyTree:
@@ -67,31 +62,43 @@ def adapt(loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: Inner
     Args:
       loss: loss(params, batch) -> scalar.
       params: pytree w.
-      batch: D_in, sample axis first.
+      batch: D_in, sample axis first (the axis of steps before it with `inner.batch_per_step`).
       alpha: inner rate, a number or a pytree prefix of params (a rate per subtree); or an optax
         transformation, whose update is added.
       inner: number of steps and mask. The loop for evaluation may be another one.
     """
     if not is_optax(alpha):
         check_rates(alpha, params)
-    return descend(loss, params, batch, alpha, inner)[0]
+    return descend(hvp.exact, loss, params, (batch,), alpha, replace(inner, remat=False))
 
 
 def descend(
-    loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: InnerLoop, keep: bool = False
-) -> tuple[PyTree, Point]:
-    """(w_K, the points w_0, ..., w_{K-1}), the latter with gradients if `keep`."""
+    product: hvp.Product,
+    loss: Loss,
+    params: PyTree,
+    batches: tuple[PyTree] | tuple[PyTree, PyTree],
+    alpha: PyTree,
+    inner: InnerLoop,
+) -> PyTree:
+    """w_K, whose derivative has this product with the Hessian on the last of `batches`, D_in or D_in and D_h.
+
+    The product of a single step is never computed anew from the parameters: there is no loop to keep
+    something for.
+    """
     params = jax.tree.map(jnp.asarray, params)
+    gradient = inner_gradient(loss, product, mask=inner.mask, remat=inner.remat and inner.steps > 1)
     free, fixed = tree.partition(params, inner.mask)
+    # A scan would keep what an optax update computes on its way; its arguments are less.
+    apply = _update
+    if inner.steps > 1 and is_optax(alpha):
+        apply = jax.checkpoint(_update, prevent_cse=False, static_argnums=3)
 
-    def step(at: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], Point]:
+    def step(at: tuple[PyTree, PyTree], batches: tuple[PyTree, ...]) -> tuple[tuple[PyTree, PyTree], None]:
         w, state = at
-        gradient = jax.grad(lambda v: loss(tree.combine(v, fixed), batch))(w)
-        return update(w, state, gradient, alpha), Point(w, state, gradient if keep else None)
+        return apply(w, state, gradient(tree.combine(w, fixed), *batches), alpha), None
 
-    state = alpha.init(free) if is_optax(alpha) else ()
-    end, path = _repeat(step, (free, state), None, inner.steps)
-    return tree.combine(end[0], fixed), path
+    (end, _), _ = _repeat(step, (free, _init(free, alpha)), batches, inner)
+    return tree.combine(end, fixed)
 
 
 def adapt_has_finite_derivative(
@@ -105,14 +112,19 @@ def adapt_has_finite_derivative(
 
     Args as for `adapt`.
     """
-    _, path = descend(loss, params, batch, alpha, inner, keep=True)
+    params = jax.tree.map(jnp.asarray, params)
+    free, fixed = tree.partition(params, inner.mask)
+    gradient = inner_gradient(loss, mask=inner.mask, remat=False)
 
-    def finite(at: Point) -> PyTree:
-        _, pull = jax.vjp(lambda gradient: update(at.w, at.state, gradient, alpha)[0], at.gradient)
-        (back,) = pull(jax.tree.map(jnp.ones_like, at.w))
-        return jax.tree.map(lambda x: jnp.isfinite(x).all(), back)
+    def step(at: tuple[PyTree, PyTree, PyTree], batches: tuple[PyTree]) -> tuple[tuple, None]:
+        w, state, finite = at
+        g = gradient(tree.combine(w, fixed), *batches)
+        new, pull, state = jax.vjp(lambda g: _update(w, state, g, alpha), g, has_aux=True)
+        (back,) = pull(jax.tree.map(jnp.ones_like, new))
+        return (new, state, jax.tree.map(lambda yes, x: yes & jnp.isfinite(x).all(), finite, back)), None
 
-    found = jax.tree.map(jnp.all, jax.vmap(finite)(path))
+    start = free, _init(free, alpha), jax.tree.map(lambda _: jnp.array(True), free)
+    (*_, found), _ = _repeat(step, start, (batch,), inner)
     return tree.combine(found, jax.tree.map(lambda _: jnp.array(True), params))
 
 
@@ -148,7 +160,16 @@ def check_derivative(
             )
 
 
-def update(w: PyTree, state: PyTree, gradient: PyTree, alpha: PyTree) -> tuple[PyTree, PyTree]:
+def is_optax(alpha: PyTree) -> bool:
+    """Whether the inner update is an optax transformation, not a rate."""
+    return isinstance(alpha, optax.GradientTransformation)
+
+
+def _init(free: PyTree, alpha: PyTree) -> PyTree:
+    return alpha.init(free) if is_optax(alpha) else ()
+
+
+def _update(w: PyTree, state: PyTree, gradient: PyTree, alpha: PyTree) -> tuple[PyTree, PyTree]:
     """One inner update of the adapting parameters, and the new state."""
     if is_optax(alpha):
         updates, state = alpha.update(gradient, state, w)
@@ -156,102 +177,37 @@ def update(w: PyTree, state: PyTree, gradient: PyTree, alpha: PyTree) -> tuple[P
     return jax.tree.map(lambda w, s: w - s, w, tree.scale(alpha, gradient)), state
 
 
-def pull_back(
-    product: Product | None, end: PyTree, params: PyTree, path: Point, alpha: PyTree, inner: InnerLoop
-) -> tuple[PyTree, PyTree]:
-    """(G, dF/dalpha) of one task, from lambda_K = `end`.
+def _repeat(
+    step: Callable[..., tuple[Any, None]], carry: Any, batches: tuple[PyTree, ...], inner: InnerLoop
+) -> tuple[Any, None]:
+    """`inner.steps` times step(carry, batches) -> (carry, None).
 
-    With a rate, lambda_k as above and dF/dalpha = -sum_k <lambda_{k+1}, grad f(w_k; D_in)> over the
-    parameters of each rate; with an optax update, its own derivatives are taken by autodiff, and dF/dalpha
-    is None.
-    product = None leaves the Hessian out (first order).
+    A single step is no loop: outside jit a scan of a new function compiles at every call; inside, XLA may
+    share the work of a step that is no loop with what surrounds it.
     """
-    _, fixed = tree.partition(params, inner.mask)
-    first = jax.tree.map(lambda x: x[0], path)
-    start = start_of(end, first, alpha, learn_alpha=path.gradient is not None and not is_optax(alpha))
-
-    def step(carry: Pull, at: Point) -> tuple[Pull, None]:
-        return pull_step(product, carry, at, fixed, alpha), None
-
-    back, _ = _repeat(step, start, path, inner.steps, reverse=True)
-    return pull_init(back, first.w, alpha), back.alpha
-
-
-class Pull(NamedTuple):
-    """What travels backwards."""
-
-    adjoint: PyTree
-    """lambda_k, like params."""
-    state: PyTree
-    """the adjoint of the floating-point part of an optax state."""
-    alpha: PyTree
-    """the sum so far of dF/dalpha, or None."""
+    if inner.batch_per_step:
+        check_steps_axis(batches, inner.steps)
+        if inner.steps == 1:
+            return step(carry, jax.tree.map(lambda x: x[0], batches))
+        return _nested(step, carry, batches, inner.steps, inner.checkpoint_levels)
+    if inner.steps == 1:
+        return step(carry, batches)
+    return _nested(lambda c, _: step(c, batches), carry, None, inner.steps, inner.checkpoint_levels)
 
 
-def start_of(end: PyTree, at: Point, alpha: PyTree, learn_alpha: bool) -> Pull:
-    """lambda_K, before any step is pulled back; `at` is one of the points."""
-    floating, _ = tree.partition(at.state, jax.tree.map(_is_floating, at.state))
-    rates = (
-        jax.tree.map(lambda a: jnp.zeros_like(a, jnp.result_type(a, float)), alpha) if learn_alpha else None
-    )
-    return Pull(end, jax.tree.map(jnp.zeros_like, floating), rates)
+def _nested(step: Callable, carry: Any, xs: Any, steps: int, levels: int) -> tuple[Any, None]:
+    """`jax.lax.scan` in segments that are computed again on the way back, themselves made of segments."""
+    segments = min(steps, math.ceil(steps ** (1 / levels)))
+    if levels == 1:
+        return jax.lax.scan(step, carry, xs, length=steps)
 
+    def piece(length: int) -> Callable:
+        return jax.checkpoint(lambda c, x: _nested(step, c, x, length, levels - 1), prevent_cse=False)
 
-def pull_step(product: Product | None, carry: Pull, at: Point, fixed: PyTree, alpha: PyTree) -> Pull:
-    """lambda_k from lambda_{k+1}: the update's own derivative, then the product with the Hessian."""
-    free = tree.present(at.w)
-    ahead, kept = tree.partition(carry.adjoint, free)
-    floating, counts = tree.partition(at.state, jax.tree.map(_is_floating, at.state))
-    gradient = at.gradient if at.gradient is not None else at.w  # a rate's derivative in w does not read it
-
-    def advance(w: PyTree, state: PyTree, g: PyTree, rate: PyTree) -> tuple[PyTree, PyTree]:
-        new, after = update(w, tree.combine(state, counts), g, alpha if rate is None else rate)
-        return new, tree.partition(after, jax.tree.map(_is_floating, after))[0]
-
-    rate = (
-        None
-        if carry.alpha is None
-        else jax.tree.map(lambda a, s: jnp.asarray(a, s.dtype), alpha, carry.alpha)
-    )
-    _, pull = jax.vjp(advance, at.w, floating, gradient, rate)
-    back, state, through, rates = pull((ahead, carry.state))
-    adjoint = tree.combine(back, kept)
-    if product is not None:
-        adjoint = jax.tree.map(jnp.add, adjoint, product(tree.combine(at.w, fixed), through))
-    total = None if carry.alpha is None else jax.tree.map(jnp.add, carry.alpha, rates)
-    return Pull(adjoint, state, total)
-
-
-def pull_init(back: Pull, free: PyTree, alpha: PyTree) -> PyTree:
-    """lambda_0 with the part of an optax state that is made of the parameters, as a proximal term has it."""
-    if not is_optax(alpha):
-        return back.adjoint
-
-    def floating(w: PyTree) -> PyTree:
-        state = alpha.init(w)
-        return tree.partition(state, jax.tree.map(_is_floating, state))[0]
-
-    (more,) = jax.vjp(floating, free)[1](back.state)
-    ahead, kept = tree.partition(back.adjoint, tree.present(free))
-    return tree.combine(jax.tree.map(jnp.add, ahead, more), kept)
-
-
-def _repeat(step: Callable, carry: Any, xs: Any, steps: int, reverse: bool = False) -> tuple[Any, Any]:
-    """`jax.lax.scan`, except that a single step is no loop.
-
-    Outside jit a scan of a new function compiles at every call; inside, XLA may share the work of a step that
-    is no loop with what surrounds it.
-    """
-    if steps > 1:
-        return jax.lax.scan(step, carry, xs, length=steps, reverse=reverse)
-    carry, out = step(carry, jax.tree.map(lambda x: x[0], xs))
-    return carry, jax.tree.map(lambda x: x[None], out)
-
-
-def is_optax(alpha: PyTree) -> bool:
-    """Whether the inner update is an optax transformation, not a rate."""
-    return isinstance(alpha, optax.GradientTransformation)
-
-
-def _is_floating(x: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    length = steps // segments
+    whole = segments * length
+    first = jax.tree.map(lambda x: x[:whole].reshape(segments, length, *x.shape[1:]), xs)
+    carry, _ = jax.lax.scan(piece(length), carry, first, length=segments)
+    if whole == steps:
+        return carry, None
+    return piece(steps - whole)(carry, jax.tree.map(lambda x: x[whole:], xs))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
@@ -57,48 +58,83 @@ def inner_gradient(
     def gradient(params: PyTree, batch: PyTree, hessian_batch: PyTree | None = None) -> Any:
         check_params(params)
         params = varying(jax.tree.map(jnp.asarray, params), (batch, hessian_batch))
+        if product is hvp.exact and hessian_batch is None and not remat:
+            return _gradient(scalar(loss, has_aux), params, batch, mask, has_aux)
         here = _Converted(loss, params, batch, mask, has_aux)
         there = here if hessian_batch is None else _Converted(loss, params, hessian_batch, mask, has_aux)
-        if remat or product is not hvp.exact:
-            call = _by_product(here, there, product)
-        elif there is here:
-            return here.gradient(params, here.data)
-        else:
-            call = _linearised(here, there)
-        return call(params, here.data, there.data)
+        if product is hvp.exact and not remat:
+            return _linearised(here, there)(params, here.data, there.data)
+        multiply, closed = there.multiplication(product, params)
+        curved = (() if there is here else there.data, closed)
+        return _by_product(here, there, multiply)(params, here.data, curved)
 
     return gradient
 
 
+def _gradient(loss: Callable[..., Any], params: PyTree, batch: PyTree, mask: PyTree, has_aux: bool) -> Any:
+    """grad loss of the adapting parameters, (grad, aux) with has_aux."""
+    free, fixed = tree.partition(params, mask)
+    return jax.grad(lambda v: loss(tree.combine(v, fixed), batch), has_aux=has_aux)(free)
+
+
+def _convert(
+    function: Callable[..., Any], *like: Any
+) -> tuple[Callable[..., Any], jax.extend.core.ClosedJaxpr]:
+    """(a function of the same arguments and a list of what `function` closes over, its trace with that list).
+
+    A rule for reverse mode runs when the transformations around it are over: what it reads must be an
+    argument. (`jax.closure_convert` leaves out what is not being differentiated, under `vmap` too early.)
+    """
+    traced, shape = jax.make_jaxpr(function, return_shape=True)(*like)
+    structure = jax.tree.structure(shape)
+
+    def call(*args: Any) -> Any:
+        run = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(traced.jaxpr, args[-1]))
+        return jax.tree.unflatten(structure, run(*jax.tree.leaves(args[:-1])))
+
+    return call, traced
+
+
 class _Converted:
-    """A loss on one batch; what it closes over is an argument, so that it has derivatives too."""
+    """A loss on one batch, whose data are the batch and what the loss closes over."""
 
     def __init__(self, loss: Loss, params: PyTree, batch: PyTree, mask: PyTree, has_aux: bool):
-        self.call, closed = jax.closure_convert(scalar(loss, has_aux), params, batch)
-        self.data = (batch, closed)
+        self.call, traced = _convert(scalar(loss, has_aux), params, batch)
+        self.data = (batch, traced.consts)
+        self.symmetric = not hvp.has_own_derivatives(traced.jaxpr)
         self.mask, self.has_aux = mask, has_aux
 
     def loss(self, params: PyTree, data: tuple[PyTree, list]) -> jax.Array:
-        found = self.call(params, data[0], *data[1])
-        return found[0] if self.has_aux else found
+        return self.first(self.call(params, *data))
 
     def gradient(self, params: PyTree, data: tuple[PyTree, list]) -> Any:
-        """grad loss of the adapting parameters, (grad, aux) with has_aux."""
-        free, fixed = tree.partition(params, self.mask)
-        return jax.grad(lambda v: self.call(tree.combine(v, fixed), data[0], *data[1]), has_aux=self.has_aux)(
-            free
-        )
+        """As `_gradient`."""
+        return _gradient(lambda p, d: self.call(p, *d), params, data, self.mask, self.has_aux)
 
     def first(self, found: Any) -> PyTree:
-        """The gradient alone."""
+        """The value or gradient alone."""
         return found[0] if self.has_aux else found
 
-    def symmetric(self, params: PyTree) -> bool:
-        """Whether the gradient is one, so that its Jacobian is symmetric: no rules of the loss's own."""
-        return not hvp.has_own_derivatives(jax.make_jaxpr(self.loss)(params, self.data).jaxpr)
+    def multiplication(self, product: hvp.Product, params: PyTree) -> tuple[Callable[..., PyTree], list]:
+        """multiply(w, u, data, closed) -> H u, for the u of the adapting parameters; and `closed`."""
+
+        def multiply(w: PyTree, u: PyTree, data: tuple[PyTree, list]) -> PyTree:
+            spread = tree.combine(u, jax.tree.map(lambda _: None, w))
+            return product(lambda w, batch: self.loss(w, (batch, data[1])), w, spread, data[0])
+
+        if product is hvp.exact and not self.symmetric:
+
+            def transposed(w: PyTree, u: PyTree, data: tuple[PyTree, list], _: list) -> PyTree:
+                return jax.vjp(lambda w: self.first(self.gradient(w, data)), w)[1](u)[0]
+
+            return transposed, []
+        if product in (hvp.exact, hvp.none):
+            return lambda w, u, data, _: multiply(w, u, data), []
+        call, traced = _convert(multiply, params, tree.partition(params, self.mask)[0], self.data)
+        return call, traced.consts
 
 
-def _by_product(here: _Converted, there: _Converted, product: hvp.Product) -> Callable:
+def _by_product(here: _Converted, there: _Converted, multiply: Callable[..., PyTree]) -> Callable:
     """g by a rule for reverse mode that keeps the arguments alone."""
 
     @jax.custom_vjp
@@ -108,18 +144,12 @@ def _by_product(here: _Converted, there: _Converted, product: hvp.Product) -> Ca
     def forward(w: PyTree, data: PyTree, curved: PyTree) -> tuple[Any, Any]:
         moved, data = _perturbed(data), _values(data)
         w, curved = _values(w), _values(curved)
-        return here.gradient(w, data), (w, data, () if there is here else curved, moved)
+        return here.gradient(w, data), (w, data, curved, moved)
 
     def backward(kept: Any, cotangent: Any) -> tuple[PyTree, PyTree, None]:
-        w, data, curved, moved = kept
+        w, data, (elsewhere, closed), moved = kept
         cotangent = _instantiated(cotangent)
-        u = here.first(cotangent)
-        at = data if there is here else curved
-        if product is hvp.exact and not there.symmetric(w):
-            (back,) = jax.vjp(lambda w: there.first(there.gradient(w, at)), w)[1](u)
-        else:
-            spread = tree.combine(u, jax.tree.map(lambda _: None, w))
-            back = product(lambda w, batch: there.loss(w, (batch, at[1])), w, spread, at[0])
+        back = multiply(w, here.first(cotangent), data if there is here else elsewhere, closed)
         if here.has_aux:
             _, pull = jax.vjp(lambda w: here.gradient(w, data)[1], w)
             back = jax.tree.map(jnp.add, back, pull(cotangent[1])[0])

@@ -96,6 +96,11 @@ class Infimum(NamedTuple):
     kind: Literal["exact", "lower bound"]
 
 
+Adapted = Callable[..., PyTree]
+"""adapted(loss, params, episode, *, alpha, ...) -> w_K of one task. The gradient in params of f(w_K; D_o)
+is an estimator; the derivative of w_K is its choice."""
+
+
 class Estimator(Protocol):
     """An estimator of the meta-gradient of one task: no random keys, all draws are in the episode."""
 

@@ -499,3 +499,110 @@ def test_a_mask_that_does_not_fit(call):
 def test_theorem_delta_with_rates():
     with pytest.raises(ValueError, match="alpha = {'head': 0.1}; allowed: finite and > 0"):
         jaxmaml.theorem_delta(1.0, {"head": 0.1})
+
+
+def of_steps(steps):
+    """Parameters, and an episode whose D_in and D_h are `steps` batches."""
+    params, episodes = problem(tasks=steps)
+    return params, episodes._replace(outer=jax.tree.map(lambda x: x[0], episodes.outer))
+
+
+UPDATES = {"rate": 0.11, "adam": optax.adam(0.05, eps_root=1e-8)}
+
+
+def by_hand(params, episode, product, steps, update, hessian=True):
+    """A batch a step, in a loop of one's own."""
+    g = jaxmaml.inner_gradient(network, product)
+    state = update.init(params) if isinstance(update, optax.GradientTransformation) else None
+    for k in range(steps):
+        inner, there = (jax.tree.map(lambda x, k=k: x[k], b) for b in (episode.inner, episode.hessian))
+        gradient = g(params, inner, there if hessian else None)
+        if state is None:
+            updates = jax.tree.map(lambda x: -update * x, gradient)
+        else:
+            updates, state = update.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return network(params, episode.outer)
+
+
+@pytest.mark.parametrize("kind", UPDATES)
+@pytest.mark.parametrize(("steps", "levels"), [(1, 1), (3, 1), (3, 2), (7, 2), (7, 3)])
+def test_a_batch_for_every_step(kind, steps, levels):
+    params, episode = of_steps(steps)
+    update = UPDATES[kind]
+    products = {
+        "maml": jaxmaml.hvp.exact,
+        "maml_same_batch": jaxmaml.hvp.exact,
+        "fo_maml": jaxmaml.hvp.none,
+        "hf_maml": jaxmaml.hvp.difference(jaxmaml.ArcDelta(0.03)),
+    }
+
+    @jax.jit
+    def both(params, episode):
+        found, expected = {}, {}
+        for name, product in products.items():
+            inner = InnerLoop(steps, batch_per_step=True, checkpoint_levels=levels)
+            more = {"delta": jaxmaml.ArcDelta(0.03)} if name == "hf_maml" else {}
+            estimator = jaxmaml.estimators.get(name)
+            found[name] = estimator(network, params, episode, alpha=update, inner=inner, **more)
+            expected[name] = jax.grad(by_hand)(
+                params, episode, product, steps, update, name in ("maml", "hf_maml")
+            )
+        return found, expected
+
+    found, expected = jax.tree.map(np.asarray, both(params, episode))
+    chex.assert_trees_all_close(found, expected, rtol=1e-8, atol=1e-12)
+    assert not np.allclose(flat(found["maml"]), flat(found["maml_same_batch"]), rtol=1e-3)
+
+
+def test_adapt_on_a_batch_for_every_step():
+    params, episode = of_steps(3)
+    loop = InnerLoop(3, batch_per_step=True)
+    found = adapt(network, params, episode.inner, 0.11, loop)
+    for k in range(3):
+        params = adapt(network, params, jax.tree.map(lambda x, k=k: x[k], episode.inner), 0.11)
+    chex.assert_trees_all_close(found, params, rtol=1e-12)
+    assert jax.tree.all(adapt_has_finite_derivative(network, params, episode.inner, 0.11, loop))
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+@pytest.mark.parametrize("remat", [True, False])
+def test_nested_checkpoints_change_nothing(levels, remat):
+    params, episode = problem()
+
+    @jax.jit
+    def both(params, episode):
+        return [
+            jaxmaml.maml(network, params, episode, alpha=RATES, inner=loop, learn_alpha=True)
+            for loop in (InnerLoop(11, HEAD, remat, checkpoint_levels=levels), InnerLoop(11, HEAD))
+        ]
+
+    found, expected = both(params, episode)
+    chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_nested_checkpoints_bound_memory():
+    """Of 100 steps 100 sets of parameters are kept, or 2 * 10, or 3 * 100^(1/3) = 14; the rest is equal."""
+    kept, size = temporaries(100)
+    for levels, sets in ((2, 20), (3, 14)):
+        nested, _ = temporaries(100, checkpoint_levels=levels)
+        assert abs((kept - nested) / size - (100 - sets)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda e: e._replace(inner=e.outer),
+            r"the inner\[0\] batch has shape \(\d+, 2\) with InnerLoop\(steps=3",
+        ),
+        (
+            lambda e: e._replace(hessian=e.outer),
+            r"the hessian\[0\] batch has shape .*allowed: a leading axis of 3",
+        ),
+    ],
+)
+def test_batches_of_steps_that_are_missing(change, says):
+    params, episode = of_steps(3)
+    with pytest.raises(ValueError, match=says):
+        jaxmaml.maml(network, params, change(episode), alpha=0.1, inner=InnerLoop(3, batch_per_step=True))

@@ -356,3 +356,27 @@ def test_replicated_parameters_in_shard_map(estimator, chunk):
         )
     )(w, episodes)
     np.testing.assert_allclose(shared, jax.jit(functools.partial(mean, chunk=None))(w, episodes), rtol=1e-11)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_what_is_closed_over_varies_under_vmap(steps):
+    """The loss and the product close over numbers that differ between runs: alone, and all at once."""
+
+    def direction(theta, arc, w):
+        def loss(v, batch):
+            return jnp.sum(theta**2 * jnp.sin(v * batch)) + jnp.sum(jnp.arange(3) * v**2)
+
+        g = inner_gradient(loss, hvp.difference(lambda norm: arc / norm))
+
+        def after(w):
+            w, _ = jax.lax.scan(lambda w, _: (w - 0.1 * g(w, jnp.ones(3)), None), w, None, length=steps)
+            return loss(w, 2 * jnp.ones(3))
+
+        return jax.grad(after)(w)
+
+    theta, arc, w = jnp.array([1.0, 2.0]), jnp.array([1e-3, 0.3]), jnp.array([0.3, -1.0, 2.0])
+    alone = jnp.stack([direction(t, a, w) for t, a in zip(theta, arc, strict=True)])
+    call = jax.vmap(direction, in_axes=(0, 0, None))
+    np.testing.assert_allclose(call(theta, arc, w), alone, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(call)(theta, arc, w), alone, rtol=1e-9)
+    assert not np.allclose(direction(theta[0], arc[1], w), alone[0], rtol=1e-6)

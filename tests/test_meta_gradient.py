@@ -115,3 +115,133 @@ def test_loss_with_aux():
         meta_gradient(jaxmaml.maml, both, W, episodes(), alpha=0.1)
     with pytest.raises(TypeError, match=r"allowed: \(scalar, aux\)"):
         meta_gradient(jaxmaml.maml, loss, W, episodes(), alpha=0.1, has_aux=True)
+
+
+MORE = {"hf_maml": {"delta": 0.05}}
+
+
+def one_by_one(name, some, weights, **kwargs):
+    """(G, dF/dalpha, values) of a loop over tasks in NumPy; sums are weighted, not divided."""
+    estimator = jaxmaml.estimators.get(name)
+    gradient, rates, values = 0.0, 0.0, []
+    for p, j in zip(weights, range(len(weights)), strict=True):
+        episode = jax.tree.map(lambda x, j=j: x[j], some)
+        g, r = estimator(loss, W, episode, alpha=0.1, learn_alpha=True, **kwargs)
+        gradient, rates = gradient + p * np.asarray(g), rates + p * np.asarray(r)
+        values.append(loss(jaxmaml.adapt(loss, W, episode.inner, 0.1), episode.outer))
+    return gradient, rates, np.array(values)
+
+
+@pytest.mark.parametrize("chunk", [None, 2, 3])
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0, 0.5, 2.5]])
+@pytest.mark.parametrize("name", sorted(jaxmaml.estimators.estimators()))
+def test_value_and_gradient(name, weights, chunk):
+    """Every field against a loop; the weights need not sum to 1."""
+
+    def both(w, batch):
+        return loss(w, batch), {"outputs": batch @ w}
+
+    p = np.ones(4) if weights is None else np.array(weights)
+    more = MORE.get(name, {})
+    gradient, rates, values = one_by_one(name, episodes(), p, **more)
+    found = jaxmaml.meta_value_and_gradient(
+        jaxmaml.estimators.get(name),
+        both,
+        W,
+        episodes(),
+        alpha=0.1,
+        weights=weights,
+        task_chunk=chunk,
+        has_aux=True,
+        learn_alpha=True,
+        **more,
+    )
+    np.testing.assert_allclose(found.value, values @ p / p.sum(), rtol=1e-11)
+    np.testing.assert_allclose(found.task_values, values, rtol=1e-11)
+    np.testing.assert_allclose(found.gradient, gradient / p.sum(), rtol=1e-9)
+    np.testing.assert_allclose(found.rates, rates / p.sum(), rtol=1e-9)
+    assert found.aux["outputs"].shape == (4, 3)
+    np.testing.assert_allclose(np.mean(found.aux["outputs"] ** 4, axis=1), values, rtol=1e-11)
+
+
+def test_fields_that_nobody_asked_for_are_none():
+    found = jaxmaml.meta_value_and_gradient(jaxmaml.maml, loss, W, episodes(), alpha=0.1)
+    assert found.rates is None
+    assert found.aux is None
+    np.testing.assert_allclose(
+        found.gradient, meta_gradient(jaxmaml.maml, loss, W, episodes(), alpha=0.1), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_value_beside_an_own_estimator(chunk):
+    """One that is no gradient of an adapted loss."""
+
+    def first(loss, params, episode, *, alpha):
+        return jax.grad(loss)(params, episode.outer)
+
+    p = np.array([1.0, 3.0, 0.5, 2.5])
+    found = jaxmaml.meta_value_and_gradient(
+        first, loss, W, episodes(), alpha=0.1, weights=p, task_chunk=chunk
+    )
+    values = one_by_one("maml", episodes(), p)[2]
+    np.testing.assert_allclose(found.value, values @ p / p.sum(), rtol=1e-11)
+    each = np.stack([jax.grad(loss)(W, batch) for batch in episodes().outer])
+    np.testing.assert_allclose(found.gradient, p @ each / p.sum(), rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_weighted_means_in_low_precision(dtype):
+    """1000 clients of 1 to 1000 samples, each with the gradient 100."""
+    batch = jnp.ones((1000, 1, 1), dtype)
+    some = Episode(batch, batch, batch)
+    found = jax.jit(
+        lambda w, p: meta_gradient(
+            jaxmaml.fo_maml, lambda w, b: 100 * jnp.mean(b) * w[0], w, some, alpha=0.01, weights=p
+        )
+    )(jnp.zeros(1, dtype), jnp.arange(1, 1001))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(float(found[0]), 100.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(jaxmaml.estimators.estimators()))
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_task_that_is_not_finite(name, chunk):
+    """It is named, and left out with weight 0."""
+    estimator, more = jaxmaml.estimators.get(name), MORE.get(name, {})
+    good = episodes()
+    bad = good._replace(inner=good.inner.at[2, 1, 0].set(jnp.nan))
+
+    @jax.jit
+    def both(some):
+        finite = jaxmaml.finite_tasks(estimator, loss, W, some, alpha=0.1, **more)
+        call = [
+            jaxmaml.meta_value_and_gradient(
+                estimator, loss, W, some, alpha=0.1, weights=p, task_chunk=chunk, **more
+            )
+            for p in (None, finite)
+        ]
+        return finite, *call
+
+    finite, spoilt, mended = both(bad)
+    np.testing.assert_array_equal(finite, [True, True, False, True])
+    assert not np.isfinite(spoilt.value)
+    assert not np.isfinite(spoilt.gradient).any()
+    kept = one_by_one(name, good, [1, 1, 0, 1], **more)
+    np.testing.assert_allclose(mended.gradient, kept[0] / 3, rtol=1e-9)
+    np.testing.assert_allclose(mended.value, kept[2][[0, 1, 3]].mean(), rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ([1.0, 2.0], r"weights of shape \(2,\); allowed: one for each of 4 tasks"),
+        (2.0, r"weights of shape \(\); allowed: one for each of 4 tasks"),
+        ([1.0, -2.0, 1.0, 1.0], r"weights = .*; allowed: finite and >= 0, not all of them 0"),
+        ([1.0, np.nan, 1.0, 1.0], "weights = .*; allowed: finite"),
+        ([0.0] * 4, "weights = .*; allowed: .*not all of them 0"),
+    ],
+)
+def test_weights_that_do_not_fit(weights, says):
+    with pytest.raises(ValueError, match=f"^{says}"):
+        meta_gradient(jaxmaml.maml, loss, W, episodes(), alpha=0.1, weights=weights)

@@ -31,7 +31,7 @@ from experiments.benchmarks.timing import medians
 from jaxmaml import estimators, hvp, meta_gradient, tree
 from jaxmaml.constants import Problem
 from jaxmaml.estimators.hf_maml import ArcDelta
-from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, descend, pull_back
+from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, descend
 from jaxmaml.results import Interval, interval
 from jaxmaml.types import Episode, PyTree
 
@@ -335,11 +335,10 @@ def _pulled(
     """E_i[P_i] vector, with the Hessians of D_h, as one vector."""
 
     def one(loss: Any, params: PyTree, episode: Episode, *, alpha: PyTree, **_: Any) -> PyTree:
-        def product(w: PyTree, u: PyTree) -> PyTree:
-            return hvp.exact(loss, w, u, episode.hessian)
+        def adapted(w: PyTree) -> PyTree:
+            return descend(hvp.exact, loss, w, (episode.inner, episode.hessian), alpha, inner)
 
-        path = descend(loss, params, episode.inner, alpha, inner)[1]
-        return pull_back(product, vector, params, path, alpha, inner)[0]
+        return jax.vjp(adapted, params)[1](vector)[0]
 
     return ravel_pytree(meta_gradient(one, loss, params, episodes, alpha=alpha, task_chunk=chunk))[0]
 

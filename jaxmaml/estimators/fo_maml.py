@@ -1,10 +1,19 @@
 """FO-MAML: the first-order approximation, which drops the Hessian."""
 
-from jaxmaml.estimators._outer import direction
-from jaxmaml.inner import ONE_STEP, InnerLoop
+from jaxmaml import hvp
+from jaxmaml.estimators._adapted import gradient, through
+from jaxmaml.inner import ONE_STEP, InnerLoop, descend
 from jaxmaml.types import Episode, Loss, PyTree
 
 
+def adapted(
+    loss: Loss, params: PyTree, episode: Episode, *, alpha: PyTree, inner: InnerLoop = ONE_STEP
+) -> PyTree:
+    """w_K, as if the inner gradients were constants."""
+    return descend(hvp.none, loss, params, (episode.inner,), alpha, inner)
+
+
+@through(adapted)
 def fo_maml(
     loss: Loss,
     params: PyTree,
@@ -21,4 +30,4 @@ def fo_maml(
 
     Args, returns and errors as for `maml`.
     """
-    return direction(None, loss, params, episode, alpha, inner, learn_alpha)
+    return gradient(adapted, loss, params, episode, alpha, inner, learn_alpha)

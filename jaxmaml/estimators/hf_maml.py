@@ -7,12 +7,35 @@ import jax.numpy as jnp
 
 from jaxmaml import hvp, tree
 from jaxmaml.checks import check_positive
-from jaxmaml.estimators._outer import direction
+from jaxmaml.estimators._adapted import gradient, through
 from jaxmaml.hvp import DeltaRule
-from jaxmaml.inner import ONE_STEP, InnerLoop, is_optax
+from jaxmaml.inner import ONE_STEP, InnerLoop, descend, is_optax
 from jaxmaml.types import Episode, Loss, PyTree, Scalar
 
 
+def adapted(
+    loss: Loss,
+    params: PyTree,
+    episode: Episode,
+    *,
+    alpha: PyTree,
+    delta: Scalar | DeltaRule,
+    inner: InnerLoop = ONE_STEP,
+) -> PyTree:
+    """w_K, whose derivative has differences of gradients on D_h in the place of products with Hessians."""
+    along = hvp.difference(delta)
+    rates = [] if is_optax(alpha) else [jnp.max(jnp.abs(a)) for a in map(jnp.asarray, jax.tree.leaves(alpha))]
+    largest = jax.lax.stop_gradient(jnp.stack(rates).max() if rates else jnp.ones(()))
+    safe = jnp.where(largest > 0, largest, 1.0)
+
+    def product(loss: Loss, w: PyTree, u: PyTree, batch: PyTree) -> PyTree:
+        # What comes back through the update is alpha v; delta is meant for v.
+        return tree.scale(largest, along(loss, w, tree.scale(1 / safe, u), batch))
+
+    return descend(product, loss, params, (episode.inner, episode.hessian), alpha, inner)
+
+
+@through(adapted)
 def hf_maml(
     loss: Loss,
     params: PyTree,
@@ -35,17 +58,7 @@ def hf_maml(
 
     Other arguments, returns and errors as for `maml`; ValueError for delta <= 0.
     """
-    rates = () if is_optax(alpha) else jax.tree.leaves(alpha)
-    along = hvp.difference(delta)
-    largest = (
-        jnp.stack([jnp.max(jnp.abs(a)) for a in map(jnp.asarray, rates)]).max() if rates else jnp.ones(())
-    )
-    safe = jnp.where(largest > 0, largest, 1.0)
-
-    def product(w: PyTree, u: PyTree) -> PyTree:
-        return tree.scale(largest, along(loss, w, tree.scale(1 / safe, u), episode.hessian))
-
-    return direction(product, loss, params, episode, alpha, inner, learn_alpha)
+    return gradient(adapted, loss, params, episode, alpha, inner, learn_alpha, delta=delta)
 
 
 @jax.tree_util.register_dataclass

@@ -1,11 +1,19 @@
 """MAML: the gradient of one task's adapted loss, with the Hessian on a batch of its own."""
 
 from jaxmaml import hvp
-from jaxmaml.estimators._outer import direction
-from jaxmaml.inner import ONE_STEP, InnerLoop
+from jaxmaml.estimators._adapted import gradient, through
+from jaxmaml.inner import ONE_STEP, InnerLoop, descend
 from jaxmaml.types import Episode, Loss, PyTree
 
 
+def adapted(
+    loss: Loss, params: PyTree, episode: Episode, *, alpha: PyTree, inner: InnerLoop = ONE_STEP
+) -> PyTree:
+    """w_K, whose derivative has the Hessians of D_h."""
+    return descend(hvp.exact, loss, params, (episode.inner, episode.hessian), alpha, inner)
+
+
+@through(adapted)
 def maml(
     loss: Loss,
     params: PyTree,
@@ -38,8 +46,4 @@ def maml(
       ValueError: alpha negative or not finite, or an empty batch.
       TypeError: parameters that are not floating point.
     """
-
-    def product(w: PyTree, u: PyTree) -> PyTree:
-        return hvp.exact(loss, w, u, episode.hessian)
-
-    return direction(product, loss, params, episode, alpha, inner, learn_alpha)
+    return gradient(adapted, loss, params, episode, alpha, inner, learn_alpha)

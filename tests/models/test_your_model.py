@@ -47,3 +47,23 @@ def test_inner_updates_of_optax():
     """The example asserts its own answers."""
     (code,) = re.findall(r"## Inner updates of optax\n.*?```python\n(.*?)```", PAGE, re.DOTALL)
     exec(code, {})
+
+
+def test_unequal_clients():
+    """The filled batches give the loss and gradient of all clients' own samples, each by its size."""
+    (code,) = re.findall(r"## Unequal clients.*?```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {}
+    exec(code, names)
+
+    def alone(w, x, y):
+        def loss(w):
+            return jnp.mean((x @ w - y) ** 2)
+
+        return loss(w - 0.1 * jax.grad(loss)(w))
+
+    def mean(w):
+        return sum(len(y) * alone(w, x, y) for x, y in names["clients"]) / sum(names["sizes"])
+
+    value, gradient = jax.value_and_grad(mean)(jnp.zeros(4))
+    found = names["found"]
+    chex.assert_trees_all_close((found.value, found.gradient), (value, gradient), rtol=1e-5, atol=1e-6)

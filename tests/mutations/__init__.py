@@ -37,14 +37,14 @@ POOLS = "values = LOSSES[self.kind].value(scores, jnp.asarray(batch.y), self.sca
 MUTATIONS = {
     "MAML without its Hessian": Mutation(
         "jaxmaml/estimators/maml.py",
-        "return direction(product,",
-        "return direction(None,",
+        "return descend(hvp.exact,",
+        "return descend(hvp.none,",
         ("hessian_batch", "hf_blind", "one_step"),
     ),
     "grad F without its Hessian": Mutation(
         "jaxmaml/estimators/maml_same_batch.py",
-        "pull_step(_fixed_at_its_point(hessian), back,",
-        "pull_step(None, back,",
+        "return descend(hvp.exact,",
+        "return descend(hvp.none,",
         (
             "objective_gap",
             "smoothness",
@@ -67,7 +67,7 @@ MUTATIONS = {
     ),
     "mean over tasks without 1/B": Mutation(
         "jaxmaml/meta_gradient.py",
-        "(g / tasks).astype(",
+        "(g / found.weight).astype(",
         "g.astype(",
         ("noisy_line",),
     ),
@@ -150,8 +150,8 @@ MUTATIONS = {
     ),
     "difference left out": Mutation(
         "jaxmaml/estimators/hf_maml.py",
-        "return direction(product,",
-        "return direction(None,",
+        "return descend(product,",
+        "return descend(hvp.none,",
         ("hf_floor",),
     ),
     "arc of the theorem's difference too short": Mutation(
@@ -162,14 +162,14 @@ MUTATIONS = {
     ),
     "MAML's Hessian on D_in": Mutation(
         "jaxmaml/estimators/maml.py",
-        "hvp.exact(loss, w, u, episode.hessian)",
-        "hvp.exact(loss, w, u, episode.inner)",
+        "(episode.inner, episode.hessian)",
+        "(episode.inner, episode.inner)",
         ("costs",),
     ),
     "MAML's Hessian at the adapted point": Mutation(
         "jaxmaml/estimators/maml.py",
-        "hvp.exact(loss, w, u, episode.hessian)",
-        "hvp.exact(loss, hvp.jax.tree.map(lambda a, b: a + b, w, u), u, episode.hessian)",
+        "return descend(hvp.exact,",
+        "return descend(lambda f, w, u, b: hvp.exact(f, hvp.jax.tree.map(lambda x, y: x + y, w, u), u, b),",
         ("one_step",),
     ),
     "comparison constant too small": Mutation(
