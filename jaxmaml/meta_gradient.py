@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml import tree
-from jaxmaml.checks import check_params, check_weights, scalar, task_axis
-from jaxmaml.estimators._adapted import adapted_loss, check, differentiable, without_aux
+from jaxmaml.checks import check_episode, check_params, check_weights, scalar, task_axis
+from jaxmaml.estimators._adapted import adapted_loss, check_alpha, differentiable, without_aux
 from jaxmaml.inner import ONE_STEP, adapt, check_derivative
 from jaxmaml.inner_gradient import varying
 from jaxmaml.types import Episode, Estimator, Loss, PyTree
@@ -184,6 +184,7 @@ def _over_tasks(
     if task_chunk is not None and not (isinstance(task_chunk, int | np.integer) and task_chunk > 0):
         raise ValueError(f"task_chunk = {task_chunk!r}; allowed: an integer >= 1, or None")
     weights = check_weights(weights, tasks)
+    check_alpha(params, alpha, learn_alpha)
     given = loss
     loss = scalar(loss, has_aux)
     value = without_aux(loss, has_aux)
@@ -191,7 +192,7 @@ def _over_tasks(
     adapted: Any = getattr(estimator, "adapted", None)
 
     def F(params: PyTree, alpha: PyTree, episode: Episode) -> tuple[jax.Array, PyTree]:
-        check(params, episode, alpha, learn_alpha)
+        check_episode(episode)
         found = adapted_loss(adapted, loss, episode, has_aux, **kwargs)(params, alpha)
         return found if has_aux else (found, None)
 

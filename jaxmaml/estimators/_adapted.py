@@ -44,6 +44,11 @@ def without_aux(loss: Callable[..., Any], has_aux: bool) -> Loss:
 def check(params: PyTree, episode: Episode, alpha: PyTree, learn_alpha: bool = False) -> None:
     check_params(params)
     check_episode(episode)
+    check_alpha(params, alpha, learn_alpha)
+
+
+def check_alpha(params: PyTree, alpha: PyTree, learn_alpha: bool) -> None:
+    """Rates that fit the parameters, or an optax transformation."""
     if not is_optax(alpha):
         check_rates(alpha, params)
         check_nonnegative("alpha", alpha)

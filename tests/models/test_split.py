@@ -8,7 +8,16 @@ import pytest
 import variants
 from flax import nnx
 
-from jaxmaml import InnerLoop, fo_maml, maml, maml_same_batch, models
+from jaxmaml import (
+    Episode,
+    InnerLoop,
+    estimators,
+    fo_maml,
+    maml,
+    maml_same_batch,
+    meta_gradient,
+    models,
+)
 from jaxmaml.models import split
 
 
@@ -146,15 +155,101 @@ class TestState:
         with pytest.raises(ValueError, match=message):
             self.call(how, lambda rngs: nnx.BatchNorm(4, rngs=rngs))
 
-    def test_dropout_is_refused(self, how):
-        with pytest.raises(
-            ValueError, match=r"\['layer'\]\['rngs'\]\['count'\] \(RngCount\); allowed: a stateless"
-        ):
+    def test_dropout_without_a_key_is_refused(self, how):
+        message = (
+            r"key = None, and the outputs depend on draws of \['layer'\]\['rngs'\]\['count'\]; "
+            r"allowed: apply\(params, \*inputs, key=key\)"
+        )
+        with pytest.raises(ValueError, match=message):
             self.call(how, lambda rngs: nnx.Dropout(0.5, rngs=rngs))
 
     def test_state_that_is_only_read_is_a_constant(self, how):
         self.call(how, lambda rngs: nnx.BatchNorm(4, use_running_average=True, rngs=rngs))
         self.call(how, lambda rngs: nnx.Dropout(0.5, deterministic=True, rngs=rngs))
+
+
+class Recurrent(nnx.Module):
+    """nnx.RNN asks for a key to make an initial carry of zeros."""
+
+    def __init__(self, rngs):
+        self.rnn = nnx.RNN(nnx.LSTMCell(2, 4, rngs=rngs))
+
+    def __call__(self, x, **more):
+        return self.rnn(x, **more)
+
+
+class Started(Recurrent):
+    """With the zeros given."""
+
+    def __call__(self, x):
+        return super().__call__(x, initial_carry=(jnp.zeros((len(x), 4)),) * 2)
+
+
+def test_draws_that_nothing_depends_on_need_no_key():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 6, 2)), jnp.float32)
+    params, apply = split(Recurrent(nnx.Rngs(0)))
+    _, zeros = split(Started(nnx.Rngs(0)))
+    expected = zeros(params, x)
+    for call in (apply, jax.jit(apply), lambda p, x: jax.vmap(apply, (None, 0))(p, x[None])[0]):
+        np.testing.assert_allclose(call(params, x), expected, rtol=1e-5, atol=1e-7)
+    assert np.any(expected)
+
+
+class Drops(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.second = nnx.Dropout(0.5, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        self.linear = nnx.Linear(64, 64, rngs=rngs)
+
+    def __call__(self, x):
+        return self.first(x), self.second(x), self.linear(x)
+
+
+def test_dropout_with_a_key():
+    """Half of the units, others in each layer and for each key; the same for the same key."""
+    params, apply = split(Drops(nnx.Rngs(0)))
+    x = jnp.ones((50, 64))
+    keys = jax.random.split(jax.random.key(3), 2)
+    first, second, _ = jax.jit(jax.vmap(lambda k: apply(params, x, key=k)))(keys)
+    kept = np.stack([first[0], second[0], first[1], second[1]]) > 0
+    np.testing.assert_allclose(kept.mean(axis=(1, 2)), 0.5, atol=0.05)
+    for i in range(4):
+        for j in range(i):
+            assert 0.4 < np.mean(kept[i] == kept[j]) < 0.6
+    np.testing.assert_array_equal(apply(params, x, key=keys[1])[1], second[1])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("name", ["maml", "maml_same_batch", "fo_maml"])
+def test_meta_gradient_of_a_network_with_dropout(name, steps):
+    """A key a task in the batch: what is dropped is the same in all gradients of one batch."""
+    params, apply = split(Layers(lambda rngs: nnx.Dropout(0.5, rngs=rngs), nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((3, 2, 5, 3)), jnp.float32)
+    keys = jax.random.split(jax.random.key(7), (3, 2))
+    masks = jax.vmap(jax.vmap(lambda k: apply(params, jnp.ones((5, 3)), key=k) != 0))(keys)
+    assert not masks.all()
+
+    def loss(p, batch):
+        x, key = batch
+        return jnp.mean((apply(p, x, key=key) - 1) ** 2)
+
+    def by_hand(p, batch):
+        x, mask = batch
+        outputs = x @ p["first"]["kernel"] + p["first"]["bias"]
+        return jnp.mean((jnp.where(mask, 2 * outputs, 0) - 1) ** 2)
+
+    found, expected = (
+        meta_gradient(
+            estimators.get(name),
+            f,
+            params,
+            Episode(*((x[i], extra[i]) for i in range(3))),
+            alpha=0.1,
+            inner=InnerLoop(steps),
+        )
+        for f, extra in ((loss, keys), (by_hand, masks))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
 def test_constants_keep_their_values():
