@@ -188,7 +188,7 @@ def _over_tasks(
     given = loss
     loss = scalar(loss, has_aux)
     value = without_aux(loss, has_aux)
-    params, alpha = differentiable(varying(params, episodes), alpha)
+    params, alpha = differentiable(params, alpha, episodes)
     adapted: Any = getattr(estimator, "adapted", None)
 
     def F(params: PyTree, alpha: PyTree, episode: Episode) -> tuple[jax.Array, PyTree]:

@@ -344,18 +344,26 @@ def test_replicated_parameters_in_shard_map(estimator, chunk):
     def loss(w, batch):
         return jnp.mean(jnp.sin(batch @ w)) + jnp.sum(w**4)
 
-    def mean(w, episodes, chunk=chunk):
-        return meta_gradient(estimator, loss, w, episodes, alpha=0.1, task_chunk=chunk)
+    def mean(w, rate, episodes, chunk=chunk):
+        return meta_gradient(estimator, loss, w, episodes, alpha=rate, task_chunk=chunk, learn_alpha=True)
 
-    shared = jax.jit(
-        jax.shard_map(
-            lambda w, e: jax.lax.pmean(mean(w, e), "tasks"),
-            mesh=mesh,
-            in_specs=(spec(), spec("tasks")),
-            out_specs=spec(),
-        )
-    )(w, episodes)
-    np.testing.assert_allclose(shared, jax.jit(functools.partial(mean, chunk=None))(w, episodes), rtol=1e-11)
+    def alone(w, rate, episodes):
+        each = jax.vmap(lambda e: estimator(loss, w, e, alpha=rate, learn_alpha=True))(episodes)
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+
+    def shared(call):
+        return jax.jit(
+            jax.shard_map(
+                lambda *data: jax.lax.pmean(call(*data), "tasks"),
+                mesh=mesh,
+                in_specs=(spec(), spec(), spec("tasks")),
+                out_specs=spec(),
+            )
+        )(w, 0.1, episodes)
+
+    expected = jax.jit(functools.partial(mean, chunk=None))(w, 0.1, episodes)
+    chex.assert_trees_all_close(shared(mean), expected, rtol=1e-11)
+    chex.assert_trees_all_close(shared(alone), expected, rtol=1e-11)
 
 
 @pytest.mark.parametrize("steps", [1, 3])

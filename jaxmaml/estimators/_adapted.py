@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxmaml.checks import check_episode, check_nonnegative, check_params, check_rates, scalar
 from jaxmaml.inner import InnerLoop, check_derivative, is_optax
+from jaxmaml.inner_gradient import varying
 from jaxmaml.types import Adapted, Episode, Loss, PyTree
 
 E = TypeVar("E", bound=Callable[..., Any])
@@ -56,11 +57,13 @@ def check_alpha(params: PyTree, alpha: PyTree, learn_alpha: bool) -> None:
         raise ValueError("learn_alpha = True with an optax transformation; allowed: with a rate or rates")
 
 
-def differentiable(params: PyTree, alpha: PyTree) -> tuple[PyTree, PyTree]:
-    """Both as arrays, rates of floating point."""
-    if not is_optax(alpha):
-        alpha = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a, float)), alpha)
-    return jax.tree.map(jnp.asarray, params), alpha
+def differentiable(params: PyTree, alpha: PyTree, episode: Episode) -> tuple[PyTree, PyTree]:
+    """Both as arrays, rates of floating point; varying over devices as the episode does (`varying`)."""
+    params = varying(jax.tree.map(jnp.asarray, params), episode)
+    if is_optax(alpha):
+        return params, alpha
+    rates = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a, float)), alpha)
+    return params, varying(rates, episode)
 
 
 def gradient(
@@ -76,7 +79,7 @@ def gradient(
     """G, or (G, dF/dalpha) with learn_alpha, of one task."""
     check(params, episode, alpha, learn_alpha)
     F = adapted_loss(adapted, scalar(loss), episode, inner=inner, **kwargs)
-    params, alpha = differentiable(params, alpha)
+    params, alpha = differentiable(params, alpha, episode)
     if learn_alpha:
         return jax.grad(F, argnums=(0, 1))(params, alpha)
     found = jax.grad(lambda p: F(p, alpha))(params)
