@@ -58,7 +58,7 @@ def meta_gradient(
       weights: p_i >= 0, shape (B,), e.g. the clients' numbers of samples; G is then
         sum_i p_i G_i / sum_i p_i. A task of weight 0 is left out, whatever is in it. None: equal weights.
       task_chunk: tasks that are vectorised together. Memory then grows with the chunk, not with B;
-        None takes all of them at once.
+        None takes all of them at once. On an Explicit mesh every device then computes all chunks.
       has_aux: whether loss returns (scalar, aux), as for `jax.grad`; aux is left out.
       learn_alpha: return the pair (G, dF/dalpha).
       **kwargs: passed to the estimator, e.g. delta for `hf_maml`, inner=InnerLoop(steps=5).
@@ -264,6 +264,7 @@ def _in_chunks(
     tasks = jax.tree.leaves(episodes)[0].shape[0]
     if width == tasks:
         return sums(*everything)
+    everything = jax.tree.map(_gathered, everything)
     whole = tasks - tasks % width
     chunks = jax.tree.map(
         lambda x: jnp.reshape(x[:whole], (whole // width, width, *jnp.shape(x)[1:])), everything
@@ -282,3 +283,11 @@ def _in_chunks(
     total, of_each = jax.lax.scan(step, start, chunks)
     of_each = jax.tree.map(lambda x: jnp.reshape(x, (whole, *x.shape[2:])), of_each)
     return _Sums(*total, jax.tree.map(lambda *x: jnp.concatenate(x), of_each, *of_last))
+
+
+def _gathered(x: Any) -> jax.Array:
+    """x with all tasks on every device of an Explicit mesh, where a chunk cannot be cut from their shares."""
+    spec = jax.typeof(x).sharding.spec
+    if not spec or spec[0] is None:
+        return x
+    return jax.sharding.reshard(x, jax.sharding.PartitionSpec(None, *spec[1:]))

@@ -245,3 +245,22 @@ def test_a_task_that_is_not_finite(name, chunk):
 def test_weights_that_do_not_fit(weights, says):
     with pytest.raises(ValueError, match=f"^{says}"):
         meta_gradient(jaxmaml.maml, loss, W, episodes(), alpha=0.1, weights=weights)
+
+
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 3.0, 0.5, 2.5])])
+def test_tasks_on_several_devices(kind, weights):
+    """Sharded tasks, with any chunk."""
+    mesh = jax.make_mesh((2,), ("tasks",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+    spec = jax.sharding.PartitionSpec
+    where = jax.sharding.NamedSharding(mesh, spec()), jax.sharding.NamedSharding(mesh, spec("tasks"))
+    w, some = jax.device_put((W, episodes()), where)
+
+    def mean(w, some, chunk=None):
+        return meta_gradient(jaxmaml.maml, loss, w, some, alpha=0.1, task_chunk=chunk, weights=weights)
+
+    expected = mean(W, episodes())
+    with jax.set_mesh(mesh):
+        for chunk in (None, 1, 2, 3):
+            found = jax.jit(mean, static_argnums=2)(w, some, chunk)
+            np.testing.assert_allclose(found, expected, rtol=1e-11)
