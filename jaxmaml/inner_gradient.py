@@ -79,8 +79,8 @@ def _gradient(loss: Callable[..., Any], params: PyTree, batch: PyTree, mask: PyT
 
 def _convert(
     function: Callable[..., Any], *like: Any
-) -> tuple[Callable[..., Any], jax.extend.core.ClosedJaxpr]:
-    """(a function of the same arguments and a list of what `function` closes over, its trace with that list).
+) -> tuple[Callable[..., Any], jax.extend.core.Jaxpr, list[jax.Array]]:
+    """(a function of the same arguments and of a list, its trace, the list): of what `function` closes over.
 
     A rule for reverse mode runs when the transformations around it are over: what it reads must be an
     argument. (`jax.closure_convert` leaves out what is not being differentiated, under `vmap` too early.)
@@ -92,16 +92,29 @@ def _convert(
         run = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(traced.jaxpr, args[-1]))
         return jax.tree.unflatten(structure, run(*jax.tree.leaves(args[:-1])))
 
-    return call, traced
+    return call, traced.jaxpr, [_own(x) for x in traced.consts]
+
+
+def _own(x: Any) -> jax.Array:
+    """x as an array of JAX's own, of a type that is enabled.
+
+    An array of NumPy, also one inside a tracer of `vmap`, is neither, and no argument of a rule. In a
+    compiled program `jnp.copy` is no operation.
+    """
+    if not isinstance(x, jax.core.Tracer):
+        return jnp.asarray(x)
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
+    return jnp.copy(x) if dtype == x.dtype else jax.lax.convert_element_type(x, dtype)
 
 
 class _Converted:
     """A loss on one batch, whose data are the batch and what the loss closes over."""
 
     def __init__(self, loss: Loss, params: PyTree, batch: PyTree, mask: PyTree, has_aux: bool):
-        self.call, traced = _convert(scalar(loss, has_aux), params, batch)
-        self.data = (batch, traced.consts)
-        self.symmetric = not hvp.has_own_derivatives(traced.jaxpr)
+        batch = jax.tree.map(_own, batch)
+        self.call, jaxpr, closed = _convert(scalar(loss, has_aux), params, batch)
+        self.data = (batch, closed)
+        self.symmetric = not hvp.has_own_derivatives(jaxpr)
         self.mask, self.has_aux = mask, has_aux
 
     def loss(self, params: PyTree, data: tuple[PyTree, list]) -> jax.Array:
@@ -130,8 +143,8 @@ class _Converted:
             return transposed, []
         if product in (hvp.exact, hvp.none):
             return lambda w, u, data, _: multiply(w, u, data), []
-        call, traced = _convert(multiply, params, tree.partition(params, self.mask)[0], self.data)
-        return call, traced.consts
+        call, _, closed = _convert(multiply, params, tree.partition(params, self.mask)[0], self.data)
+        return call, closed
 
 
 def _by_product(here: _Converted, there: _Converted, multiply: Callable[..., PyTree]) -> Callable:

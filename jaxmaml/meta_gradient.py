@@ -184,6 +184,7 @@ def _over_tasks(
     if task_chunk is not None and not (isinstance(task_chunk, int | np.integer) and task_chunk > 0):
         raise ValueError(f"task_chunk = {task_chunk!r}; allowed: an integer >= 1, or None")
     weights = check_weights(weights, tasks)
+    episodes = jax.tree.map(jnp.asarray, episodes)
     check_alpha(params, alpha, learn_alpha)
     given = loss
     loss = scalar(loss, has_aux)

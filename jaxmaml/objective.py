@@ -11,7 +11,8 @@ from jaxmaml.types import Episode, Family, PyTree, Scalar
 
 def full_episodes(family: Family) -> Episode:
     """Every task with exact batches; data of a batch is (task, samples)."""
-    exact = (family.tasks, jax.vmap(family.full)(family.tasks))
+    tasks = jax.tree.map(jnp.asarray, family.tasks)
+    exact = (tasks, jax.vmap(family.full)(tasks))
     return Episode(exact, exact, exact)
 
 

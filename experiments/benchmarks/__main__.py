@@ -10,7 +10,14 @@ from experiments.__main__ import prepare_devices
 
 def main() -> int:
     prepare_devices()
-    from experiments.benchmarks import compile_share, inner_steps, matmul_precision, meta_gradients, sweeps
+    from experiments.benchmarks import (
+        compile_share,
+        inner_steps,
+        matmul_precision,
+        meta_gradients,
+        sweeps,
+        textbook,
+    )
     from jaxmaml import results
 
     backend = jax.default_backend()
@@ -26,7 +33,7 @@ def main() -> int:
         "medians in one run: absolute times hold for one machine and hour.",
         "",
     ]
-    for module in (meta_gradients, inner_steps, sweeps, last):
+    for module in (meta_gradients, textbook, inner_steps, sweeps, last):
         print(f"{module.__name__.rsplit('.', 1)[-1]}: {module.__doc__}".splitlines()[0])
         if module is compile_share and not compile_share.MANIFEST.exists():
             print(

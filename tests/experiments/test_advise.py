@@ -298,7 +298,7 @@ def test_shared_inner_and_hessian_batches_are_biased_by_their_covariance(looks):
     one, point = looks[False]
     known, same = one.constants(), difference(point, "maml_same_batch")
     bound = ALPHA**2 * known.L * known.sigma_h * known.sigma_tilde / SIZES["D_in"]
-    assert same.exact_bias == 0
+    assert same.exact_bias <= 1e-14 * point.adapted_norm
     assert same.bias.low <= bound
     assert same.distance.mean > 0
     assert same.noise.mean == pytest.approx(difference(point, "maml").noise.mean, rel=0.5)
