@@ -184,9 +184,11 @@ class Run:
 
     def direction(self, w: jax.Array, episodes: Episode) -> jax.Array:
         """G(w), the mean of the estimator over the tasks of `episodes`."""
+        # As arrays of JAX, which both precisions may trace in one process.
+        family = jax.tree.map(jnp.asarray, self.family)
         return meta_gradient(
             estimators.get(self.estimator),
-            lambda v, batch: objective.task_loss(self.family, v, batch),
+            lambda v, batch: objective.task_loss(family, v, batch),
             w,
             episodes,
             alpha=self.alpha,
