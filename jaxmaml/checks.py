@@ -103,17 +103,13 @@ def check_batch(name: str, batch: PyTree) -> None:
             raise ValueError(f"{where} has shape {shape}: the batch is empty; allowed: >= 1 sample")
 
 
-def check_weights(weights: Any, tasks: int) -> jax.Array | None:
-    """Weights of tasks as an array of at least float32; None stands for equal ones."""
-    if weights is None:
-        return None
+def check_weights(weights: Any, tasks: int) -> None:
+    """A number for each task, finite and >= 0, one of them > 0."""
     known = concrete(weights)
     if np.shape(weights) != (tasks,):
         raise ValueError(f"weights of shape {np.shape(weights)}; allowed: one for each of {tasks} tasks")
     if known is not None and not (np.isfinite(known).all() and (known >= 0).all() and known.any()):
         raise ValueError(f"weights = {weights!r}; allowed: finite and >= 0, not all of them 0")
-    weights = jnp.asarray(weights)
-    return weights.astype(jnp.promote_types(jnp.result_type(weights.dtype, float), jnp.float32))
 
 
 def check_steps_axis(batches: PyTree, steps: int) -> None:

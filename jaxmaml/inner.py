@@ -93,11 +93,11 @@ def descend(
     if inner.steps > 1 and is_optax(alpha):
         apply = jax.checkpoint(_update, prevent_cse=False, static_argnums=3)
 
-    def step(at: tuple[PyTree, PyTree], batches: tuple[PyTree, ...]) -> tuple[tuple[PyTree, PyTree], None]:
+    def step(at: tuple[PyTree, PyTree], batches: tuple[PyTree, ...]) -> tuple[PyTree, PyTree]:
         w, state = at
-        return apply(w, state, gradient(tree.combine(w, fixed), *batches), alpha), None
+        return apply(w, state, gradient(tree.combine(w, fixed), *batches), alpha)
 
-    (end, _), _ = _repeat(step, (free, _init(free, alpha)), batches, inner)
+    end, _ = _repeat(step, (free, _init(free, alpha)), batches, inner)
     return tree.combine(end, fixed)
 
 
@@ -116,15 +116,15 @@ def adapt_has_finite_derivative(
     free, fixed = tree.partition(params, inner.mask)
     gradient = inner_gradient(loss, mask=inner.mask, remat=False)
 
-    def step(at: tuple[PyTree, PyTree, PyTree], batches: tuple[PyTree]) -> tuple[tuple, None]:
+    def step(at: tuple[PyTree, PyTree, PyTree], batches: tuple[PyTree]) -> tuple:
         w, state, finite = at
         g = gradient(tree.combine(w, fixed), *batches)
         new, pull, state = jax.vjp(lambda g: _update(w, state, g, alpha), g, has_aux=True)
         (back,) = pull(jax.tree.map(jnp.ones_like, new))
-        return (new, state, jax.tree.map(lambda yes, x: yes & jnp.isfinite(x).all(), finite, back)), None
+        return new, state, jax.tree.map(lambda yes, x: yes & jnp.isfinite(x).all(), finite, back)
 
     start = free, _init(free, alpha), jax.tree.map(lambda _: jnp.array(True), free)
-    (*_, found), _ = _repeat(step, start, (batch,), inner)
+    *_, found = _repeat(step, start, (batch,), inner)
     return tree.combine(found, jax.tree.map(lambda _: jnp.array(True), params))
 
 
@@ -177,10 +177,8 @@ def _update(w: PyTree, state: PyTree, gradient: PyTree, alpha: PyTree) -> tuple[
     return jax.tree.map(lambda w, s: w - s, w, tree.scale(alpha, gradient)), state
 
 
-def _repeat(
-    step: Callable[..., tuple[Any, None]], carry: Any, batches: tuple[PyTree, ...], inner: InnerLoop
-) -> tuple[Any, None]:
-    """`inner.steps` times step(carry, batches) -> (carry, None).
+def _repeat(step: Callable[..., Any], carry: Any, batches: tuple[PyTree, ...], inner: InnerLoop) -> Any:
+    """`inner.steps` times carry = step(carry, batches).
 
     A single step is no loop: outside jit a scan of a new function compiles at every call; inside, XLA may
     share the work of a step that is no loop with what surrounds it.
@@ -195,19 +193,23 @@ def _repeat(
     return _nested(lambda c, _: step(c, batches), carry, None, inner.steps, inner.checkpoint_levels)
 
 
-def _nested(step: Callable, carry: Any, xs: Any, steps: int, levels: int) -> tuple[Any, None]:
-    """`jax.lax.scan` in segments that are computed again on the way back, themselves made of segments."""
-    segments = min(steps, math.ceil(steps ** (1 / levels)))
+def _nested(step: Callable[..., Any], carry: Any, xs: Any, steps: int, levels: int) -> Any:
+    """A scan in segments that are computed again on the way back, themselves made of segments."""
+
+    def scan(piece: Callable[..., Any], carry: Any, xs: Any, length: int) -> Any:
+        return jax.lax.scan(lambda c, x: (piece(c, x), None), carry, xs, length=length)[0]
+
     if levels == 1:
-        return jax.lax.scan(step, carry, xs, length=steps)
+        return scan(step, carry, xs, steps)
 
     def piece(length: int) -> Callable:
         return jax.checkpoint(lambda c, x: _nested(step, c, x, length, levels - 1), prevent_cse=False)
 
+    segments = math.ceil(steps ** (1 / levels))
     length = steps // segments
     whole = segments * length
     first = jax.tree.map(lambda x: x[:whole].reshape(segments, length, *x.shape[1:]), xs)
-    carry, _ = jax.lax.scan(piece(length), carry, first, length=segments)
+    carry = scan(piece(length), carry, first, segments)
     if whole == steps:
-        return carry, None
+        return carry
     return piece(steps - whole)(carry, jax.tree.map(lambda x: x[whole:], xs))

@@ -183,10 +183,11 @@ def _over_tasks(
     tasks = task_axis(episodes)
     if task_chunk is not None and not (isinstance(task_chunk, int | np.integer) and task_chunk > 0):
         raise ValueError(f"task_chunk = {task_chunk!r}; allowed: an integer >= 1, or None")
-    weights = check_weights(weights, tasks)
+    if weights is not None:
+        check_weights(weights, tasks)
+        weights = jnp.asarray(weights)
     episodes = jax.tree.map(jnp.asarray, episodes)
     check_alpha(params, alpha, learn_alpha)
-    given = loss
     loss = scalar(loss, has_aux)
     value = without_aux(loss, has_aux)
     params, alpha = differentiable(params, alpha, episodes)
@@ -223,7 +224,7 @@ def _over_tasks(
             each = p.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
             return jnp.sum(jnp.where(each > 0, each * x, 0), axis=0)
 
-        count = jax.tree.leaves(gradient)[0].shape[0] if p is None else jnp.sum(p)
+        count = jax.tree.leaves(gradient)[0].shape[0] if p is None else jnp.sum(p, dtype=tree.wide(p.dtype))
         return _Sums(count, jax.tree.map(total, gradient), jax.tree.map(total, of_each[0]), of_each)
 
     def own(episode: Episode) -> tuple[tuple[Any, PyTree], PyTree]:
@@ -236,25 +237,21 @@ def _over_tasks(
         return found if has_aux else (found, None), gradient
 
     wanted = (0, 1) if learn_alpha else 0
-    narrow = any(x.dtype != tree.wide(x.dtype) for x in jax.tree.leaves(params))
+    like: PyTree = (params, alpha) if learn_alpha else params
+    narrow = any(x.dtype != tree.wide(x.dtype) for x in jax.tree.leaves(like))
     sums = apart if adapted is None or weights is not None or narrow else together
     found = _in_chunks(sums, episodes, weights, tasks if task_chunk is None else min(int(task_chunk), tasks))
 
-    like: PyTree = (params, alpha) if learn_alpha else params
     if adapted is None:
         like = jax.eval_shape(own, jax.tree.map(lambda x: x[0], episodes))[1]
-    gradient, rates = (
-        jax.tree.map(
-            lambda g, one: (g / found.weight).astype(jnp.result_type(one.dtype, float)), found.gradient, like
-        ),
-        None,
+    mean = jax.tree.map(
+        lambda g, one: (g / found.weight).astype(jnp.result_type(one.dtype, float)), found.gradient, like
     )
-    if learn_alpha:
-        gradient, rates = gradient
+    gradient, rates = mean if learn_alpha else (mean, None)
     inner = kwargs.get("inner", ONE_STEP)
-    check_derivative(gradient, without_aux(given, has_aux), params, episodes.inner, alpha, inner, tasks=True)
-    mean: Any = None if found.value is None else found.value / found.weight
-    return MetaGradient(mean, gradient, rates, *found.of_each)
+    check_derivative(gradient, value, params, episodes.inner, alpha, inner, tasks=True)
+    F_mean: Any = None if found.value is None else found.value / found.weight
+    return MetaGradient(F_mean, gradient, rates, *found.of_each)
 
 
 def _in_chunks(

@@ -264,3 +264,23 @@ def test_tasks_on_several_devices(kind, weights):
         for chunk in (None, 1, 2, 3):
             found = jax.jit(mean, static_argnums=2)(w, some, chunk)
             np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
+def test_rates_of_few_digits():
+    """dF/dalpha of 1000 tasks, each -1: the sum is taken in float32 though the rates have 8 bits."""
+    batch = jnp.ones((1000, 1, 1), jnp.float32)
+    found = jax.jit(
+        lambda w, alpha: (
+            jaxmaml.meta_value_and_gradient(
+                jaxmaml.maml,
+                lambda w, b: jnp.mean(b) * w[0],
+                w,
+                Episode(batch, batch, batch),
+                alpha=alpha,
+                learn_alpha=True,
+                task_chunk=1,
+            ).rates
+        )
+    )(jnp.zeros(1, jnp.float32), jnp.asarray(0.5, jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16
+    assert float(found) == -1.0

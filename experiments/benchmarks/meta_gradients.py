@@ -25,34 +25,39 @@ def loss(params: list, batch: tuple) -> jax.Array:
     return -jnp.mean(jnp.take_along_axis(scores, y[:, None], axis=1))
 
 
-def problem() -> tuple[list, Episode]:
+def problem(
+    layers: tuple[int, ...] = LAYERS, samples: int = SAMPLES, tasks: int = TASKS, classes: bool = True
+) -> tuple[list, Episode]:
+    """Parameters and episodes, with labels of classes or with numbers to be fitted."""
     rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def batch() -> tuple[np.ndarray, np.ndarray]:
+        x, shape = normal(tasks, samples, layers[0]), (tasks, samples)
+        return x, rng.integers(0, layers[-1], shape) if classes else normal(*shape, layers[-1])
+
     params = [
-        (
-            jnp.asarray(rng.standard_normal((m, n)) / np.sqrt(m), jnp.float32),
-            jnp.zeros(n, jnp.float32),
-        )
-        for m, n in itertools.pairwise(LAYERS)
+        (normal(m, n) / np.float32(np.sqrt(m)), np.zeros(n, np.float32))
+        for m, n in itertools.pairwise(layers)
     ]
-    batches = [
-        (
-            jnp.asarray(rng.standard_normal((TASKS, SAMPLES, LAYERS[0])), jnp.float32),
-            jnp.asarray(rng.integers(0, LAYERS[-1], (TASKS, SAMPLES))),
-        )
-        for _ in range(3)
-    ]
-    return params, Episode(*batches)
+    return jax.tree.map(jnp.asarray, (params, Episode(batch(), batch(), batch())))
+
+
+def arguments(estimator: Any) -> dict[str, Any]:
+    """What an estimator takes beyond the common arguments."""
+    takes = inspect.signature(estimator).parameters
+    return {"delta": float_optimal_delta(jnp.float32)} if "delta" in takes else {}
 
 
 def compiled(params: list, episodes: Episode) -> dict[str, Any]:
     """The meta-gradient of every estimator, ahead of time, at the precision of matrix products in force."""
     made: dict[str, Any] = {}
     for name, estimator in estimators.estimators().items():
-        takes = inspect.signature(estimator).parameters
-        more = {"delta": float_optimal_delta(jnp.float32)} if "delta" in takes else {}
 
-        def direction(p: list, e: Episode, estimator=estimator, more=more) -> list:  # type: ignore[no-untyped-def]
-            return meta_gradient(estimator, loss, p, e, alpha=ALPHA, **more)
+        def direction(p: list, e: Episode, estimator=estimator) -> list:  # type: ignore[no-untyped-def]
+            return meta_gradient(estimator, loss, p, e, alpha=ALPHA, **arguments(estimator))
 
         made[name] = jax.jit(direction).lower(params, episodes).compile()
     return made

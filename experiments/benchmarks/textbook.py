@@ -1,19 +1,15 @@
 """Meta-gradients beside plain JAX: jax.grad of the mean of the adapted losses, vmapped over tasks."""
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.benchmarks import meta_gradients
 from experiments.benchmarks.timing import medians, table
-from jaxmaml import Episode, estimators, float_optimal_delta, meta_gradient
-
-ALPHA = 0.05
+from jaxmaml import Episode, estimators, meta_gradient
 
 
 def sine(params: list, batch: tuple) -> jax.Array:
@@ -32,27 +28,12 @@ PROBLEMS = {
 """loss, layers, samples of a batch, numbers of tasks"""
 
 
-def problem(layers: tuple[int, ...], samples: int, tasks: int, classes: bool) -> tuple[list, Episode]:
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
-
-    def batch() -> tuple[jax.Array, jax.Array]:
-        shape = (tasks, samples)
-        y = jnp.asarray(rng.integers(0, layers[-1], shape)) if classes else normal(*shape, layers[-1])
-        return normal(*shape, layers[0]), y
-
-    params = [(normal(m, n) / np.sqrt(m), jnp.zeros(n)) for m, n in itertools.pairwise(layers)]
-    return params, Episode(batch(), batch(), batch())
-
-
 def textbook(loss: Callable[..., jax.Array], params: list, episodes: Episode) -> list:
     """The gradient that one writes without this library, with D_h = D_in."""
 
     def one(params: list, episode: Episode) -> jax.Array:
         gradient = jax.grad(loss)(params, episode.inner)
-        return loss(jax.tree.map(lambda w, g: w - ALPHA * g, params, gradient), episode.outer)
+        return loss(jax.tree.map(lambda w, g: w - meta_gradients.ALPHA * g, params, gradient), episode.outer)
 
     return jax.grad(lambda p: jnp.mean(jax.vmap(one, (None, 0))(p, episodes)))(params)
 
@@ -64,15 +45,16 @@ def run() -> list[str]:
     rows = []
     for name, (loss, layers, samples, sizes) in PROBLEMS.items():
         for tasks in sizes:
-            data = problem(layers, samples, tasks, loss is meta_gradients.loss)
+            data = meta_gradients.problem(layers, samples, tasks, loss is meta_gradients.loss)
             shared = jax.device_put(data, (everywhere, spread))
             calls: dict[str, Any] = {"textbook": functools.partial(textbook, loss)}
-            for method in ("maml_same_batch", "maml", "hf_maml", "fo_maml"):
-                more: dict[str, Any] = (
-                    {"delta": float_optimal_delta(jnp.float32)} if method == "hf_maml" else {}
-                )
-                calls[method] = functools.partial(
-                    meta_gradient, estimators.get(method), loss, alpha=ALPHA, **more
+            for key, method in estimators.estimators().items():
+                calls[key] = functools.partial(
+                    meta_gradient,
+                    method,
+                    loss,
+                    alpha=meta_gradients.ALPHA,
+                    **meta_gradients.arguments(method),
                 )
             programs = {key: (jax.jit(call).lower(*data).compile(), data) for key, call in calls.items()}
             same = jax.jit(calls["maml_same_batch"])
