@@ -239,7 +239,11 @@ def _over_tasks(
     wanted = (0, 1) if learn_alpha else 0
     like: PyTree = (params, alpha) if learn_alpha else params
     narrow = any(x.dtype != tree.wide(x.dtype) for x in jax.tree.leaves(like))
-    sums = apart if adapted is None or weights is not None or narrow else together
+    # A sum over tasks gains where it is part of a matrix product; gradients in vectors are fused with theirs,
+    # and half as fast together (results/benchmarks.md, the families of tasks).
+    matrices = any(x.ndim > 1 for x in jax.tree.leaves(params))
+    one = adapted is not None and weights is None and matrices and not narrow
+    sums = together if one else apart
     found = _in_chunks(sums, episodes, weights, tasks if task_chunk is None else min(int(task_chunk), tasks))
 
     if adapted is None:

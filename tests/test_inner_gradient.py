@@ -297,9 +297,9 @@ def test_mean_over_many_tasks_in_few_digits(dtype, slope, chunk):
     samples = jnp.full((1000, 2), slope, dtype)
     found = jax.jit(
         lambda w, e: meta_gradient(maml, lambda w, b: jnp.mean(b * w), w, e, alpha=0.001, task_chunk=chunk)
-    )(jnp.asarray(0.5, dtype), Episode(samples, samples, samples))
+    )(jnp.full((1, 1), 0.5, dtype), Episode(samples, samples, samples))
     assert found.dtype == dtype
-    assert float(found) == slope
+    assert found.item() == slope
 
 
 def test_difference_in_float16():

@@ -120,22 +120,23 @@ def test_loss_with_aux():
 MORE = {"hf_maml": {"delta": 0.05}}
 
 
-def one_by_one(name, some, weights, **kwargs):
+def one_by_one(name, some, weights, w=W, **kwargs):
     """(G, dF/dalpha, values) of a loop over tasks in NumPy; sums are weighted, not divided."""
     estimator = jaxmaml.estimators.get(name)
     gradient, rates, values = 0.0, 0.0, []
     for p, j in zip(weights, range(len(weights)), strict=True):
         episode = jax.tree.map(lambda x, j=j: x[j], some)
-        g, r = estimator(loss, W, episode, alpha=0.1, learn_alpha=True, **kwargs)
+        g, r = estimator(loss, w, episode, alpha=0.1, learn_alpha=True, **kwargs)
         gradient, rates = gradient + p * np.asarray(g), rates + p * np.asarray(r)
-        values.append(loss(jaxmaml.adapt(loss, W, episode.inner, 0.1), episode.outer))
+        values.append(loss(jaxmaml.adapt(loss, w, episode.inner, 0.1), episode.outer))
     return gradient, rates, np.array(values)
 
 
 @pytest.mark.parametrize("chunk", [None, 2, 3])
 @pytest.mark.parametrize("weights", [None, [1.0, 3.0, 0.5, 2.5]])
+@pytest.mark.parametrize("w", [W, W[:, None]], ids=["vector", "matrix"])
 @pytest.mark.parametrize("name", sorted(jaxmaml.estimators.estimators()))
-def test_value_and_gradient(name, weights, chunk):
+def test_value_and_gradient(name, w, weights, chunk):
     """Every field against a loop; the weights need not sum to 1."""
 
     def both(w, batch):
@@ -143,11 +144,11 @@ def test_value_and_gradient(name, weights, chunk):
 
     p = np.ones(4) if weights is None else np.array(weights)
     more = MORE.get(name, {})
-    gradient, rates, values = one_by_one(name, episodes(), p, **more)
+    gradient, rates, values = one_by_one(name, episodes(), p, w, **more)
     found = jaxmaml.meta_value_and_gradient(
         jaxmaml.estimators.get(name),
         both,
-        W,
+        w,
         episodes(),
         alpha=0.1,
         weights=weights,
@@ -160,8 +161,8 @@ def test_value_and_gradient(name, weights, chunk):
     np.testing.assert_allclose(found.task_values, values, rtol=1e-11)
     np.testing.assert_allclose(found.gradient, gradient / p.sum(), rtol=1e-9)
     np.testing.assert_allclose(found.rates, rates / p.sum(), rtol=1e-9)
-    assert found.aux["outputs"].shape == (4, 3)
-    np.testing.assert_allclose(np.mean(found.aux["outputs"] ** 4, axis=1), values, rtol=1e-11)
+    assert found.aux["outputs"].shape == (4, 3, *w.shape[1:])
+    np.testing.assert_allclose(np.mean(found.aux["outputs"].reshape(4, 3) ** 4, axis=1), values, rtol=1e-11)
 
 
 def test_fields_that_nobody_asked_for_are_none():
@@ -273,7 +274,7 @@ def test_rates_of_few_digits():
         lambda w, alpha: (
             jaxmaml.meta_value_and_gradient(
                 jaxmaml.maml,
-                lambda w, b: jnp.mean(b) * w[0],
+                lambda w, b: jnp.mean(b) * w[0, 0],
                 w,
                 Episode(batch, batch, batch),
                 alpha=alpha,
@@ -281,6 +282,6 @@ def test_rates_of_few_digits():
                 task_chunk=1,
             ).rates
         )
-    )(jnp.zeros(1, jnp.float32), jnp.asarray(0.5, jnp.bfloat16))
+    )(jnp.zeros((1, 1), jnp.float32), jnp.asarray(0.5, jnp.bfloat16))
     assert found.dtype == jnp.bfloat16
     assert float(found) == -1.0
