@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.run import Run
 from jaxmaml import estimators, theory
 from jaxmaml.estimators.hf_maml import theorem_delta
-from jaxmaml.run import Run
 from jaxmaml.types import Array, Constants, Family
 
 _SQUARINGS = 24

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmaml.results import Interval, LedgerRow, Place, Verdict
+from experiments.results import LedgerRow, Place, Verdict
+from jaxmaml.statistics import Interval
 from jaxmaml.theory.drift import Theorem
 
 THEOREMS: dict[str, Place] = {

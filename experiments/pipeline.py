@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from experiments import claims
-from experiments.names import unknown
-from jaxmaml import results
+from experiments import claims, results
+from jaxmaml import storage
+from jaxmaml.names import unknown
 
 if TYPE_CHECKING:
-    from jaxmaml.sweep import Prepared
+    from experiments.sweep import Prepared
 
 ROOT = pathlib.Path("results")
 SCALES = ("smoke", "default", "full")
@@ -43,7 +43,7 @@ def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int | None = No
         print(f"{name}: {module.TITLE}")
         table_path = where / "tables" / f"{name}.csv"
         verdict_path = where / "verdicts" / f"{name}.csv"
-        stamp = results.digest(*prepared.keys, _code(module), scale)
+        stamp = storage.digest(*prepared.keys, _code(module), scale)
         done = _done(name, "measured", scale, stamp, [table_path, verdict_path])
         if done and not prepared.missing:
             print(f"{len(prepared.keys)} cells: all read from disk, nothing to compute")
@@ -52,16 +52,16 @@ def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int | None = No
         if done:
             continue
         table = module.measure(rows, scale)
-        results.write_table(table_path, table)
+        storage.write_table(table_path, table)
         verdicts = results.ledger(module.judge(pd.read_csv(table_path)))
-        results.write_table(verdict_path, verdicts)
+        storage.write_table(verdict_path, verdicts)
         _record(where, name, scale, report)
         _stamp(name, "measured", scale, stamp, [table_path, verdict_path])
 
 
 def plot(scale: str, selected: Sequence[ModuleType]) -> None:
     """Figures as SVG and PDF, from the tables."""
-    from experiments import plotting
+    from jaxmaml import plotting
 
     where = folder(scale)
     for module in selected:
@@ -72,7 +72,7 @@ def plot(scale: str, selected: Sequence[ModuleType]) -> None:
                 f"{table_path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
             )
         files = [where / "figures" / f"{name}.{kind}" for kind in ("svg", "pdf")]
-        stamp = results.digest(table_path.read_bytes(), _code(module))
+        stamp = storage.digest(table_path.read_bytes(), _code(module))
         if _done(name, "figure", scale, stamp, files):
             print(f"{name}: figure is up to date")
             continue
@@ -97,7 +97,7 @@ def report(scale: str) -> None:
             )
         frames.append(pd.read_csv(path).fillna({"note": ""}).assign(experiment=name))
     ledger = pd.concat(frames, ignore_index=True).sort_values(["claim", "part"], kind="stable")
-    results.write_table(where / "claims.csv", ledger)
+    storage.write_table(where / "claims.csv", ledger)
     lines = ["# Ledger of claims", "", f"Scale `{scale}`; columns in docs/notation.md.", ""]
     lines += ["| claim | part | measured | 95 % interval | bound | slack | verdict | note |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
@@ -108,7 +108,7 @@ def report(scale: str) -> None:
         # A norm's bars would end the cell.
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         print(f"{row.claim:4s} {row.verdict:18s} {row.part}")
-    results.write_atomically(where / "report.md", ("\n".join(lines) + "\n").encode())
+    storage.write_atomically(where / "report.md", ("\n".join(lines) + "\n").encode())
     print(f"{len(ledger)} rows in {where / 'claims.csv'} and {where / 'report.md'}")
     if set(summary.NEEDED) <= set(claims.names()):
         summary.write(where)
@@ -133,7 +133,7 @@ def _prepared(
     scale: str, selected: Sequence[ModuleType], chunk_cells: int | None
 ) -> Iterator[tuple[ModuleType, "Prepared"]]:
     """Each claim with its sweep; while one runs, the programs of the next AHEAD compile."""
-    from jaxmaml import sweep
+    from experiments import sweep
 
     waiting: collections.deque[tuple[ModuleType, Prepared]] = collections.deque()
     try:
@@ -153,18 +153,19 @@ def _record(where: pathlib.Path, name: str, scale: str, report: object) -> None:
     path = where / "manifest.json"
     manifest = json.loads(path.read_text()) if path.exists() else {"claims": {}}
     timing = {k: v for k, v in vars(report).items() if k != "keys"}
-    manifest = {"scale": scale, **results.environment(), "claims": manifest["claims"]}
+    manifest = {"scale": scale, **storage.environment(), "claims": manifest["claims"]}
     if timing["reused"] < timing["cells"] or name not in manifest["claims"]:
         manifest["claims"][name] = timing
-    results.write_atomically(path, (json.dumps(manifest, indent=1) + "\n").encode())
+    storage.write_atomically(path, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def _code(module: ModuleType) -> str:
     """Identifies the code between the rows on disk and a claim's table and figure."""
     here = pathlib.Path(__file__).parent
-    theory = sorted((results.PACKAGE / "theory").glob("*.py"))
     helpers = sorted(here.glob("*.py"))
-    return results.source_digest(*with_imported(module), *helpers, *theory, results.PACKAGE / "results.py")
+    theory = sorted((results.LIBRARY / "theory").glob("*.py"))
+    drawn = (results.LIBRARY / name for name in ("plotting.py", "statistics.py"))
+    return results.source_digest(*with_imported(module), *helpers, *theory, *drawn)
 
 
 def _stamp_path(name: str, step: str, scale: str) -> pathlib.Path:
@@ -172,7 +173,7 @@ def _stamp_path(name: str, step: str, scale: str) -> pathlib.Path:
 
 
 def _outputs(files: Sequence[pathlib.Path]) -> str:
-    return results.digest(*(f.read_bytes() for f in files))
+    return storage.digest(*(f.read_bytes() for f in files))
 
 
 def _done(name: str, step: str, scale: str, stamp: str, files: Sequence[pathlib.Path]) -> bool:
@@ -183,4 +184,4 @@ def _done(name: str, step: str, scale: str, stamp: str, files: Sequence[pathlib.
 
 
 def _stamp(name: str, step: str, scale: str, stamp: str, files: Sequence[pathlib.Path]) -> None:
-    results.write_atomically(_stamp_path(name, step, scale), (stamp + _outputs(files)).encode())
+    storage.write_atomically(_stamp_path(name, step, scale), (stamp + _outputs(files)).encode())

@@ -5,9 +5,8 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from experiments import plotting
 from experiments.claims import costs
-from jaxmaml import results, theory
+from jaxmaml import plotting, statistics, storage, theory
 
 NEEDED = ("fo_floor", "hf_floor", "iteration_count", "noisy_line", "costs")
 SHARE = 0.1
@@ -19,7 +18,7 @@ def write(where: pathlib.Path) -> pd.DataFrame:
     tables = {name: pd.read_csv(where / "tables" / f"{name}.csv") for name in NEEDED}
     methods = pd.DataFrame([_column(name, tables) for name in plotting.ordered(theory.theorems())])
     table = methods.set_index("method").T.reset_index(names="quantity")
-    results.write_table(where / "summary.csv", table)
+    storage.write_table(where / "summary.csv", table)
     return table
 
 
@@ -34,7 +33,7 @@ def _column(estimator: str, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     level = tables["noisy_line"][tables["noisy_line"].estimator == estimator].iloc[-1]
     equivalents = costs.gradient_equivalents(tables["costs"])
     samples = tables["costs"][tables["costs"].rule == "summarised floor"]
-    order = results.slope(*(samples[samples.epsilon < 0.1][c] for c in ("epsilon", "samples"))).mean
+    order = statistics.slope(*(samples[samples.epsilon < 0.1][c] for c in ("epsilon", "samples"))).mean
     stays = estimator != "maml"
     return {
         "method": plotting.label(estimator),

@@ -1,9 +1,8 @@
 """One clear error for bad input, raised while tracing, before anything compiles."""
 
-import difflib
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -156,14 +155,6 @@ def task_axis(episodes: Episode) -> int:
     if not sizes or 0 in sizes:
         raise ValueError("episodes hold no task; allowed: a leading task axis of at least 1")
     return next(iter(sizes))
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
-    """Name what was asked for, what is known, and the nearest match."""
-    known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}.{hint}")
 
 
 def check_step_count(name: str, value: int, least: int = 1) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 
 from jaxmaml import hvp, tree
+from jaxmaml._inner_gradient import inner_gradient
 from jaxmaml.checks import check_mask, check_rates, check_step_count, check_steps_axis, concrete
-from jaxmaml.inner_gradient import inner_gradient
 from jaxmaml.types import Loss, PyTree
 
 

@@ -19,9 +19,9 @@ import pytest
 
 from experiments.claims.hf_floor import hf_root
 from jaxmaml import hvp, objective, theory
+from jaxmaml._meta_gradient import meta_gradient
 from jaxmaml.estimators import estimators
 from jaxmaml.estimators.hf_maml import theorem_delta
-from jaxmaml.meta_gradient import meta_gradient
 from jaxmaml.tasks import cosine, finite_data, quadratic, shared_quadratic, two_cosines
 from jaxmaml.tasks._noise import NOISELESS, make_noise
 from jaxmaml.tasks.shared_quadratic import QuadraticCenters, SharedQuadratic

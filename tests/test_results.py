@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from experiments import judging
-from jaxmaml import results
-from jaxmaml.results import Interval
+from experiments import judging, results
+from jaxmaml import statistics, storage
+from jaxmaml.statistics import Interval
 
 ROWS = pd.DataFrame({"key": ["a", "a", "b"], "x": [1.0, 2.0, np.nan]})
 
@@ -61,20 +61,20 @@ class TestChunks:
 
     def test_failed_write_leaves_the_old_file(self, tmp_path, monkeypatch):
         path = tmp_path / "x.csv"
-        results.write_atomically(path, b"old")
+        storage.write_atomically(path, b"old")
 
         def fail(_):
             raise OSError("disk full")
 
-        monkeypatch.setattr(results.os, "fsync", fail)
+        monkeypatch.setattr(storage.os, "fsync", fail)
         with pytest.raises(OSError, match="disk full"):
-            results.write_atomically(path, b"new and longer")
+            storage.write_atomically(path, b"new and longer")
         assert path.read_bytes() == b"old"
 
 
 class TestIdentity:
     def test_digest_separates_its_parts(self):
-        assert results.digest("ab", "c") != results.digest("a", "bc")
+        assert storage.digest("ab", "c") != storage.digest("a", "bc")
 
     def test_code_is_identified_up_to_comments_and_docstrings(self, tmp_path):
         names = ["one.py", "two.py", "three.py"]
@@ -90,7 +90,7 @@ class TestIdentity:
         assert not any("theory" in path.parts for path in results.numerical_sources())
 
     def test_environment(self):
-        found = results.environment()
+        found = storage.environment()
         assert set(found["versions"]) >= {"jax", "jaxlib", "jaxmaml", "python"}
         assert found["x64"] is True
 
@@ -98,7 +98,7 @@ class TestIdentity:
 class TestStatistics:
     def test_interval(self):
         x = np.random.default_rng(0).standard_normal(30) + 5
-        found = results.interval(x)
+        found = statistics.interval(x)
         low, high = scipy.stats.t.interval(0.95, 29, x.mean(), scipy.stats.sem(x))
         assert (found.low, found.high) == pytest.approx((low, high))
         assert found.n == 30
@@ -107,35 +107,35 @@ class TestStatistics:
         """The interval holds the mean in about 95 of 100 samples."""
         rng = np.random.default_rng(1)
         hits = sum(
-            i.low <= 2.0 <= i.high for i in (results.interval(rng.normal(2, 3, 5)) for _ in range(2000))
+            i.low <= 2.0 <= i.high for i in (statistics.interval(rng.normal(2, 3, 5)) for _ in range(2000))
         )
         assert 0.93 < hits / 2000 < 0.97
 
     def test_nan_is_never_averaged_away(self):
-        found = results.interval([1.0, np.nan, 2.0])
+        found = statistics.interval([1.0, np.nan, 2.0])
         assert np.isnan(found.mean)
         assert np.isnan(found.high)
 
     def test_one_value_and_none(self):
-        assert results.interval([3.0]) == Interval(3.0, 3.0, 3.0, 1)
+        assert statistics.interval([3.0]) == Interval(3.0, 3.0, 3.0, 1)
         with pytest.raises(ValueError, match="interval of no values"):
-            results.interval([])
+            statistics.interval([])
 
     def test_slope(self):
         x = np.logspace(0, 3, 20)
         noisy = 7 * x**-1.5 * np.exp(0.1 * np.random.default_rng(0).standard_normal(20))
-        fit = results.slope(x, noisy)
+        fit = statistics.slope(x, noisy)
         assert fit.low < -1.5 < fit.high
-        exact = results.slope(x, 7 * x**-1.5)
+        exact = statistics.slope(x, 7 * x**-1.5)
         assert exact.mean == pytest.approx(-1.5)
-        assert np.isnan(results.slope([2.0, 2.0, 2.0], [1.0, 2.0, 3.0]).low)
+        assert np.isnan(statistics.slope([2.0, 2.0, 2.0], [1.0, 2.0, 3.0]).low)
 
     def test_slope_with_errors(self):
         """The interval follows from the errors of y, and covers the truth as often as it says."""
         x, errors = np.logspace(0, 2, 5), 0.02 * np.ones(5)
         rng = np.random.default_rng(1)
         fits = [
-            results.slope(x, y, errors=errors * y)
+            statistics.slope(x, y, errors=errors * y)
             for y in 3 / x * np.exp(errors * rng.standard_normal((2000, 5)))
         ]
         covered = np.mean([fit.low <= -1 <= fit.high for fit in fits])
@@ -146,7 +146,7 @@ class TestStatistics:
         k = np.arange(101)
         steps = np.array([0, 1, 10, 40, 100])
         values = np.stack([3.0 + 0 * k, 5.0 - 0.1 * k], axis=1)
-        found = results.running_mean(steps, values[steps])
+        found = statistics.running_mean(steps, values[steps])
         expected = [[values[:, 0].mean(), 5.0 - 0.1 * K / 2] for K in steps[1:]]
         np.testing.assert_allclose(found, expected)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import reference
 
+from experiments.run import Run, draw, log_steps
 from jaxmaml import estimators, theory
 from jaxmaml.estimators.hf_maml import ArcDelta
-from jaxmaml.run import Run, draw, log_steps
 from jaxmaml.tasks import cosine, finite_data, quadratic, shared_quadratic
 from jaxmaml.types import BatchSizes
 

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxmaml import results, sweep
-from jaxmaml.run import Run
+from experiments import results, sweep
+from experiments.run import Run
 from jaxmaml.tasks import cosine
 from jaxmaml.types import BatchSizes
 

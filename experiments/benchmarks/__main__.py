@@ -5,7 +5,7 @@ import sys
 
 import jax
 
-from experiments.__main__ import prepare_devices
+from experiments.sweep import prepare_devices
 
 
 def main() -> int:
@@ -18,14 +18,14 @@ def main() -> int:
         sweeps,
         textbook,
     )
-    from jaxmaml import results
+    from jaxmaml import storage
 
     backend = jax.default_backend()
     # The manifest of the default sweep is that of a CPU, whose matrix products have one precision.
     last = compile_share if backend == "cpu" else matmul_precision
     where = pathlib.Path("results") / ("benchmarks.md" if backend == "cpu" else f"benchmarks_{backend}.md")
 
-    environment = results.environment()
+    environment = storage.environment()
     lines = [
         "# Benchmarks",
         "",
@@ -41,7 +41,7 @@ def main() -> int:
             )
             return 2
         lines += module.run()
-    results.write_atomically(where, "\n".join(lines).encode())
+    storage.write_atomically(where, "\n".join(lines).encode())
     print("\n".join(lines))
     return 0
 

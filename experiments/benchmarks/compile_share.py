@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from experiments.benchmarks.timing import table
+from jaxmaml.timing import table
 
 MANIFEST = pathlib.Path("results") / "manifest.json"
 

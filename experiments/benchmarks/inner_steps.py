@@ -7,8 +7,8 @@ import jax
 import optax
 
 from experiments.benchmarks.meta_gradients import LAYERS, SAMPLES, loss, problem
-from experiments.benchmarks.timing import medians, table
 from jaxmaml import Episode, InnerLoop, maml_same_batch
+from jaxmaml.timing import medians, table
 
 STEPS = (1, 2, 5, 10, 20, 100)
 LOOPS: dict[str, dict[str, Any]] = {

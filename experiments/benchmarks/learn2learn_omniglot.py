@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.learn2learn_omniglot --data.path FOLDER
 
-writes results/benchmarks_learn2learn.md; every option of `python -m experiments train omniglot` that both
+writes results/benchmarks_learn2learn.md; every option of `jaxmaml train omniglot` that both
 libraries can follow is one here. Optional and for Python 3.11: docs/peers.md says what to install and what is
 the same on both sides.
 """
@@ -26,12 +26,12 @@ import optax
 import scipy.stats
 import tyro
 
-from experiments.benchmarks.timing import table
-from experiments.training import problem as problems
-from experiments.training.presets import PRESETS, Evaluation, Method, Preset
-from experiments.training.problem import Problem, State
-from jaxmaml import estimators, meta_gradient, results
+from jaxmaml import estimators, meta_gradient, statistics, storage
 from jaxmaml.models.normalisation import EPSILON
+from jaxmaml.timing import table
+from jaxmaml.training import problem as problems
+from jaxmaml.training.presets import PRESETS, Evaluation, Method, Preset
+from jaxmaml.training.problem import Problem, State
 from jaxmaml.types import Episode, PyTree
 
 DEFAULT = dataclasses.replace(
@@ -323,7 +323,7 @@ def heading(preset: Preset) -> list[str]:
 
     data, model, outer = preset.data, preset.model, preset.outer
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
-    versions = results.environment()["versions"] | {
+    versions = storage.environment()["versions"] | {
         name: importlib.metadata.version(name) for name in ("torch", "learn2learn")
     }
     named = ("python", "jax", "optax", "flax", "torch", "learn2learn")
@@ -356,7 +356,7 @@ def accuracy_table(
         for k, (first, second) in found.items():
             # Accuracies are counts over samples: what is left of a difference below that is rounding.
             for name, values in zip(names, (first, second, np.round(first - second, 6)), strict=True):
-                v = results.interval(values)
+                v = statistics.interval(values)
                 line = [f"{x + 0.0:.4f}" for x in (v.mean, v.low, v.high)]
                 rows.append([f"{step}", f"{k}", name, line[0], f"[{line[1]}, {line[2]}]", f"{v.n}"])
     return [
@@ -438,7 +438,7 @@ def main() -> int:
         hint = "; docs/peers.md says what to install" if isinstance(error, ImportError) else ""
         print(f"error: {error}{hint}", file=sys.stderr)
         return 2
-    results.write_atomically(pathlib.Path(preset.out or "results") / NAME, "\n".join([*lines, ""]).encode())
+    storage.write_atomically(pathlib.Path(preset.out or "results") / NAME, "\n".join([*lines, ""]).encode())
     print("\n".join(lines))
     return 0
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from experiments.benchmarks.meta_gradients import compiled, problem
-from experiments.benchmarks.timing import medians, table
 from jaxmaml import tree
+from jaxmaml.timing import medians, table
 
 
 def run() -> list[str]:

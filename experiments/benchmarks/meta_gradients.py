@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.timing import medians, table
 from jaxmaml import Episode, estimators, float_optimal_delta, meta_gradient
+from jaxmaml.timing import medians, table
 
 TASKS, SAMPLES, LAYERS, ALPHA = 32, 64, (64, 256, 256, 10), 0.05
 

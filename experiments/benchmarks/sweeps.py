@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.timing import medians, table
+from experiments import sweep
 from experiments.cells import theorem_run
-from jaxmaml import random, sweep, trigonometry
-from jaxmaml.run import Run, log_steps
+from experiments.run import Run, log_steps
+from jaxmaml import random, trigonometry
 from jaxmaml.tasks import cosine, digits, shared_quadratic, two_cosines
+from jaxmaml.timing import medians, table
 from jaxmaml.types import BatchSizes
 
 CELLS, STEPS, TARGET = 256, 300, 4.0

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks import meta_gradients
-from experiments.benchmarks.timing import medians, table
 from jaxmaml import Episode, estimators, meta_gradient
+from jaxmaml.timing import medians, table
 
 
 def sine(params: list, batch: tuple) -> jax.Array:

@@ -16,7 +16,7 @@ import importlib
 import pathlib
 from types import ModuleType
 
-from experiments.names import unknown
+from jaxmaml.names import unknown
 
 HERE = pathlib.Path(__file__).parent
 

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells
 from experiments.judging import at_least, at_most, largest, smallest
-from jaxmaml import theory
-from jaxmaml.results import LedgerRow, Place
-from jaxmaml.run import Run
+from experiments.results import LedgerRow, Place
+from experiments.run import Run
+from jaxmaml import plotting, theory
 from jaxmaml.tasks._noise import make_noise
 from jaxmaml.tasks.cosine import Cosine, CosineTasks
 

@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells
 from experiments.judging import at_least, at_most, largest, smallest, untested
-from jaxmaml import results, theory
-from jaxmaml.results import LedgerRow, Place
-from jaxmaml.run import Run, log_steps
+from experiments.results import LedgerRow, Place
+from experiments.run import Run, log_steps
+from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks._noise import make_noise
 from jaxmaml.tasks.cosine import Cosine, CosineTasks
 
@@ -145,7 +144,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             r"$N/[\Delta(L+\rho\alpha\varepsilon)/\varepsilon^2]$ grows at least like $s^{-1}$ as $s\to0$, $\omega\propto s^{-3}$",
             PLACE,
             "derived",
-            results.slope(1 / edge.s, edge.steps / edge.allowance),
+            statistics.slope(1 / edge.s, edge.steps / edge.allowance),
             1.0,
             also=right,
             note=f"log-log slope in 1/s over {len(edge)} values; 2 in the limit",

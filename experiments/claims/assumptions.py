@@ -19,11 +19,10 @@ import optax
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, spectral_norm
 from experiments.judging import at_least, at_most, largest, smallest, within
-from jaxmaml import objective, results, tasks
-from jaxmaml.results import LedgerRow, Place
+from experiments.results import LedgerRow, Place
+from jaxmaml import objective, plotting, statistics, tasks
 from jaxmaml.types import Array
 
 TITLE = "the declared constants of Assumptions 2 to 5 hold, and are reached"
@@ -214,7 +213,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
         constants = families[str(name)].constants()
         growth = np.nan
         if np.all(part.far > 0):
-            growth = results.slope(part.distance, part.far).mean
+            growth = statistics.slope(part.distance, part.far).mean
         for constant in CONSTANTS:
             declared = getattr(constants, constant)
             found, error = largest(part[constant]), 0.0

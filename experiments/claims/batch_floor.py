@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, floor_statement, largest, place_of, smallest, within
-from jaxmaml import results, theory
-from jaxmaml.results import LedgerRow
-from jaxmaml.run import log_steps
+from experiments.results import LedgerRow
+from experiments.run import log_steps
+from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks import shared_quadratic
 from jaxmaml.tasks.shared_quadratic import SharedQuadratic
 from jaxmaml.types import BatchSizes
@@ -89,9 +88,9 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
             "floor_summary": theorem.floor_summary(constants, alpha, sizes),
         }
         values = [
-            (k, results.interval(v), e) for k, v, e in zip(steps, squares.to_numpy(), exact, strict=True)
+            (k, statistics.interval(v), e) for k, v, e in zip(steps, squares.to_numpy(), exact, strict=True)
         ]
-        values.append((-1, results.interval(squares[late].mean(axis=0)), exact[late].mean()))
+        values.append((-1, statistics.interval(squares[late].mean(axis=0)), exact[late].mean()))
         table += [
             shared | {"step": k, "square": i.mean, "low": i.low, "high": i.high, "exact": e, "seeds": i.n}
             for k, i, e in values
@@ -140,7 +139,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
     maml = late[(late.estimator == "maml") & (late.D_o == 4.0)]
     # Half a 95 % interval of the square is two standard errors of it, four of the root in relative terms.
     errors = (maml.high - maml.low) / (8 * np.sqrt(maml.square))
-    fit = results.slope(maml.B, np.sqrt(maml.square), errors=errors)
+    fit = statistics.slope(maml.B, np.sqrt(maml.square), errors=errors)
     rows.append(
         within(
             "E18",

@@ -29,21 +29,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
-from experiments.benchmarks.timing import medians
 from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, largest, smallest, within
-from jaxmaml import estimators, hvp, objective, results, theory, tree
+from experiments.results import LedgerRow
+from experiments.run import draw, log_steps
+from jaxmaml import estimators, hvp, objective, plotting, statistics, theory, tree
+from jaxmaml._meta_gradient import meta_gradient
 from jaxmaml.estimators.hf_maml import ArcDelta
 from jaxmaml.inner import adapt
-from jaxmaml.meta_gradient import meta_gradient
-from jaxmaml.results import Interval, LedgerRow
-from jaxmaml.run import draw, log_steps
+from jaxmaml.statistics import Interval
 from jaxmaml.tasks import cosine, finite_data, shared_quadratic
 from jaxmaml.tasks.cosine import Cosine, first_zero
 from jaxmaml.tasks.finite_data import FiniteData
 from jaxmaml.tasks.shared_quadratic import SharedQuadratic
 from jaxmaml.theory import finite_difference, inner_bias, stationary
+from jaxmaml.timing import medians
 from jaxmaml.types import BatchSizes, Constants, Episode, Loss, PyTree
 
 TITLE = "operations, memory and samples of one iteration, by method"
@@ -293,7 +293,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
             part = one[one.epsilon == eps]
             if len(part):
                 squares = part.pivot(index="step", columns="seed", values="grad_norm") ** 2
-                late = results.interval(squares[squares.index >= STEPS / 2].mean(axis=0))
+                late = statistics.interval(squares[squares.index >= STEPS / 2].mean(axis=0))
                 about |= {"square": late.mean, "low": late.low, "high": late.high, "seeds": late.n}
                 about["expected"] = _expected_square(rule, sizes)
             table.append(about)
@@ -500,7 +500,7 @@ def _judge_equivalents(cost: pd.DataFrame, dim: int) -> list[LedgerRow]:
 
 def _slope(cost: pd.DataFrame, method: str, column: str) -> float:
     part = cost[(cost.method == method) & (cost.d >= cost.d.max() / 10)]
-    return results.slope(part.d, part[column]).mean
+    return statistics.slope(part.d, part[column]).mean
 
 
 def _judge_samples(table: pd.DataFrame) -> list[LedgerRow]:
@@ -524,7 +524,7 @@ def _judge_samples(table: pd.DataFrame) -> list[LedgerRow]:
         precise = largest(error / run.expected) <= 0.06
         right = off <= 1 and reached <= 1 and precise and largest(part.floor / part.epsilon) <= 1 + 1e-9
         small = part[part.epsilon <= max(ASYMPTOTIC)]
-        slope = results.slope(small.epsilon, small.samples).mean
+        slope = statistics.slope(small.epsilon, small.samples).mean
         rows.append(
             within(
                 "E25",

@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells
 from experiments.judging import at_most, largest, smallest, within
-from jaxmaml import hvp, objective, results, tree
-from jaxmaml.results import LedgerRow, Place
+from experiments.results import LedgerRow, Place
+from jaxmaml import hvp, objective, plotting, statistics, tree
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.theory import finite_difference
@@ -159,7 +158,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
     exact = table[table.precision == "float64"]
     smooth = exact[exact.function == "cosine"]
     branch = _truncation(smooth)
-    fit = results.slope(branch.arc, branch.error)
+    fit = statistics.slope(branch.arc, branch.error)
     rows.append(
         within(
             "E20",
@@ -184,7 +183,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             smallest(kink.error / kink.truncation),
             1.0,
             1e-9,
-            note=f"and its slope is {results.slope(kink.arc, kink.error).mean:.6g}",
+            note=f"and its slope is {statistics.slope(kink.arc, kink.error).mean:.6g}",
         )
     )
     return rows

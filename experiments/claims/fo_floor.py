@@ -17,12 +17,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, largest, smallest, within
-from jaxmaml import results, theory
-from jaxmaml.results import LedgerRow, Place
-from jaxmaml.run import Run, log_steps
+from experiments.results import LedgerRow, Place
+from experiments.run import Run, log_steps
+from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks import cosine, quadratic, shared_quadratic, two_cosines
 from jaxmaml.theory import limit_points
 from jaxmaml.types import BatchSizes
@@ -220,7 +219,7 @@ def _plain(part: pd.DataFrame) -> pd.DataFrame:
 def _slope(
     claim: str, name: str, part: pd.DataFrame, column: str, what: str, tolerance: float, power: int = 1
 ) -> LedgerRow:
-    fit = results.slope(part[column], part.grad_norm)
+    fit = statistics.slope(part[column], part.grad_norm)
     return within(
         claim,
         f"FO-MAML's floor on {name} is proportional to {'the square of ' * (power == 2)}{what}"

@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells
 from experiments.judging import at_most, largest
-from jaxmaml import objective, tree
-from jaxmaml.results import LedgerRow, Place
+from experiments.results import LedgerRow, Place
+from jaxmaml import objective, plotting, tree
 from jaxmaml.tasks import cosine, quadratic
 from jaxmaml.theory.gradient_comparison import comparison_constants
 from jaxmaml.types import Array

@@ -19,12 +19,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells
 from experiments.judging import at_most, largest, place_of
-from jaxmaml import estimators, objective, theory
+from experiments.results import LedgerRow
+from jaxmaml import estimators, objective, plotting, theory
 from jaxmaml.estimators.hf_maml import theorem_delta
-from jaxmaml.results import LedgerRow
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.types import Episode

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, largest, place_of, smallest, untested
-from jaxmaml import objective, random, results, theory
+from experiments.results import LedgerRow, Place
+from experiments.run import Run, Step, log_steps, step_norms
+from jaxmaml import objective, plotting, random, statistics, theory
 from jaxmaml.estimators.hf_maml import theorem_delta
-from jaxmaml.results import Interval, LedgerRow, Place
-from jaxmaml.run import Run, Step, log_steps, step_norms
+from jaxmaml.statistics import Interval
 from jaxmaml.tasks import hf_blind, shared_curvature
 from jaxmaml.tasks.cosine import first_zero
 from jaxmaml.tasks.hf_blind import HfBlind
@@ -191,7 +191,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
         directions = part.pivot(index="step", columns="seed", values="direction_norm")
         # A run is one point of its law: the second half of the steps, or the last.
         late = norms.index >= (norms.index[-1] / 2 if source != "exact" else norms.index[-1])
-        final = results.interval(norms[late].to_numpy().mean(axis=0))
+        final = statistics.interval(norms[late].to_numpy().mean(axis=0))
         direction = float(directions[late].to_numpy().mean())
         error = norms.to_numpy().std(axis=1, ddof=1 if final.n > 1 else 0) / np.sqrt(final.n)
         means = norms.to_numpy().mean(axis=1)

@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, largest, smallest, untested, within
-from jaxmaml import results, theory
+from experiments.results import LedgerRow, Place
+from experiments.run import Run, log_steps
+from jaxmaml import plotting, statistics, theory
 from jaxmaml.estimators.hf_maml import ArcDelta, float_optimal_delta, theorem_delta
-from jaxmaml.results import LedgerRow, Place
-from jaxmaml.run import Run, log_steps
 from jaxmaml.tasks import cosine, two_cosines
 from jaxmaml.tasks.cosine import Cosine, first_zero
 from jaxmaml.theory import limit_points
@@ -215,7 +214,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         )
     )
     branch = _short_arcs(table)
-    fit = results.slope(branch.eta, branch.grad_norm)
+    fit = statistics.slope(branch.eta, branch.grad_norm)
     rows.append(
         within(
             "E21",

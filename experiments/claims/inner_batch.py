@@ -17,13 +17,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, theorem_run
 from experiments.claims import noisy_line
 from experiments.judging import at_most, floor_statement, largest, within, worst
-from jaxmaml import results, theory
-from jaxmaml.results import LedgerRow
-from jaxmaml.run import log_steps
+from experiments.results import LedgerRow
+from experiments.run import log_steps
+from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine, CosineTasks
 from jaxmaml.types import BatchSizes
@@ -136,7 +135,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
         theorem = theory.theorems()[str(estimator)]
         norms = some.pivot(index="step", columns="seed", values="grad_norm")
         late = norms[norms.index >= norms.index[-1] / 2].to_numpy()
-        square = results.interval(np.mean(late**2, axis=0))
+        square = statistics.interval(np.mean(late**2, axis=0))
         sizes = BatchSizes(D_in=float(D_in)) if part in ("sampled", "isolated") else PRACTICAL
         table.append(
             {
@@ -173,13 +172,13 @@ def _excess(part: pd.DataFrame) -> pd.DataFrame:
     return part.assign(excess=excess, excess_error=part.error * part.level / excess)
 
 
-def _ratio(x: np.ndarray, x_error: np.ndarray, y: np.ndarray, y_error: np.ndarray) -> results.Interval:
+def _ratio(x: np.ndarray, x_error: np.ndarray, y: np.ndarray, y_error: np.ndarray) -> statistics.Interval:
     """The mean of x / y, and two standard errors of it if all of them go together."""
     ratio = x / y
     error = ratio * np.hypot(x_error / x, y_error / y)
     # Common random numbers: the errors of different sizes may be one and the same.
     half = 2 * float(np.mean(error))
-    return results.Interval(
+    return statistics.Interval(
         float(ratio.mean()), float(ratio.mean() - half), float(ratio.mean() + half), len(ratio)
     )
 
@@ -205,7 +204,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             r"$\|\nabla F\|=O(1/D_{in})$ where the direction, averaged over $D_{in}$, vanishes",
             "MAML theorem",
             "derived",
-            results.slope(isolated.D_in, isolated.level),
+            statistics.slope(isolated.D_in, isolated.level),
             -1.0,
             0.05,
             also=largest((isolated.level / isolated.bias - 1).abs()) <= 0.01,
@@ -218,7 +217,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             r"stationary $(E\|\nabla F\|^2-\mathrm{bias}^2)^{1/2}$ of order $1/\sqrt{D_{in}}$, all else exact",
             "MAML theorem",
             "derived",
-            results.slope(once.D_in, once.excess, errors=once.excess_error),
+            statistics.slope(once.D_in, once.excess, errors=once.excess_error),
             -0.5,
             0.05,
             note=f"log-log slope over {len(once)} sizes; all tasks, D_o and D_h exact",
@@ -252,7 +251,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             floor_statement(hf_theorem),
             "HF-MAML theorem",
             "as summarised",
-            results.Interval(hf.level, hf.level - 2 * hf.error, hf.level + 2 * hf.error, int(hf.seeds)),
+            statistics.Interval(hf.level, hf.level - 2 * hf.error, hf.level + 2 * hf.error, int(hf.seeds)),
             float(hf.floor_summary),
             also=bool(hf.level + 2 * hf.error <= hf.floor),
             sharp=False,

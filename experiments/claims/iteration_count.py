@@ -18,12 +18,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, largest, place_of, untested, within
-from jaxmaml import results, theory
-from jaxmaml.results import LedgerRow
-from jaxmaml.run import log_steps
+from experiments.results import LedgerRow
+from experiments.run import log_steps
+from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks import cosine, digits, log_spectrum, ramp, slow_tail
 from jaxmaml.tasks.ramp import Ramp
 from jaxmaml.types import BatchSizes, Family
@@ -182,7 +181,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
     )
     c, spread = float(spectrum.c.iloc[0]), float(spectrum.range.iloc[0])
     window = _window(spectrum)
-    fit = results.slope(window.epsilon, window.step)
+    fit = statistics.slope(window.epsilon, window.step)
     rows.append(
         within(
             "E12",
@@ -217,7 +216,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             r"$N(\varepsilon)$ is of order $\varepsilon^{-(1+1/p)}$, $p=1+2q$, $q=0.1$",
             "MAML theorem",
             "derived",
-            results.slope(far.epsilon, far.step),
+            statistics.slope(far.epsilon, far.step),
             -slow_tail.make(q=TAIL).order(),
             0.05,
             note="log-log slope over the last two decades of steps",

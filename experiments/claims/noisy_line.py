@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, floor_statement, place_of, untested
-from jaxmaml import results, theory
-from jaxmaml.results import LedgerRow
-from jaxmaml.run import log_steps
+from experiments.results import LedgerRow
+from experiments.run import log_steps
+from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.theory import stationary
@@ -80,13 +79,13 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
         gap = float(part.objective.iloc[0]) - family.infimum(alpha).value
         norms = part.pivot(index="step", columns="seed", values="grad_norm")
         steps, values = norms.index.to_numpy(), norms.to_numpy()
-        means = results.running_mean(steps, values)
+        means = statistics.running_mean(steps, values)
         late = np.sqrt(np.mean(values[steps >= steps[-1] / 2] ** 2, axis=0))
-        level = results.interval(late)
+        level = statistics.interval(late)
         predicted, left = prediction(family, str(estimator), alpha, theorem.c, steps=STEPS[scale] // 2)
         conditions = theorem.conditions(constants, alpha, SIZES)
         for k, mean, now in zip(steps[1:], means, values[1:], strict=True):
-            i = results.interval(mean)
+            i = statistics.interval(mean)
             table.append(
                 {
                     "estimator": estimator,
@@ -213,7 +212,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         rows.append(
             at_most(
                 *statements[0],
-                results.Interval(
+                statistics.Interval(
                     worst.running_mean / worst.line,
                     worst.low / worst.line,
                     worst.high / worst.line,
@@ -228,7 +227,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         rows.append(
             at_most(
                 *statements[1],
-                results.Interval(end.level, end.level_low, end.level_high, int(end.seeds)),
+                statistics.Interval(end.level, end.level_low, end.level_high, int(end.seeds)),
                 float(end.floor_summary),
                 also=ok,
                 sharp=False,

@@ -20,11 +20,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, normal_mean
 from experiments.judging import at_most, largest, within, worst
-from jaxmaml import hvp, objective, results
-from jaxmaml.results import LedgerRow, Place
+from experiments.results import LedgerRow, Place
+from jaxmaml import hvp, objective, plotting, statistics
 from jaxmaml.tasks import cosine, finite_data, shared_quadratic
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.tasks.shared_quadratic import SharedQuadratic
@@ -171,7 +170,7 @@ def _integral(family: Cosine, w: np.ndarray, alpha: float, D_test: float) -> np.
 def judge(table: pd.DataFrame) -> list[LedgerRow]:
     wave, quadratic = (table[table.problem == name] for name in ("cosine", "quadratic"))
     nonzero = table[table.problem != "quadratic"]
-    fit = results.slope(wave.D_test, wave.gap)
+    fit = statistics.slope(wave.D_test, wave.gap)
     at = f"largest ratio at {Z:g} standard errors"
     return [
         at_most(

@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, normal_mean, theorem_run
 from experiments.judging import at_least, at_most, largest, place_of, smallest
-from jaxmaml import objective, theory
+from experiments.results import LedgerRow
+from experiments.run import Run, draw, step_norms
+from jaxmaml import objective, plotting, theory
 from jaxmaml.estimators.hf_maml import ArcDelta
-from jaxmaml.results import Interval, LedgerRow
-from jaxmaml.run import Run, draw, step_norms
+from jaxmaml.statistics import Interval
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine, CosineTasks
 from jaxmaml.types import Array, BatchSizes

@@ -20,11 +20,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, normal_mean
 from experiments.judging import at_most, largest, within, worst
-from jaxmaml import estimators, hvp, objective, results
-from jaxmaml.results import LedgerRow, Place
+from experiments.results import LedgerRow, Place
+from jaxmaml import estimators, hvp, objective, plotting, statistics
 from jaxmaml.tasks import cosine, finite_data, shared_quadratic
 from jaxmaml.tasks.cosine import Cosine, CosineTasks
 from jaxmaml.theory import inner_bias, second_moment
@@ -218,7 +217,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
     second = [worst(table.second, table.second_error, table[f"second_{phi:g}"]) for phi in PHIS]
     # At the best phi the bound is met as D_in grows: the integral where it is known, else the sample.
     best = table.second_expected.where(table.second_expected.notna(), table.second - Z * table.second_error)
-    fit = results.slope(*(curved[curved.D_in >= 16 * curved.asymptotic][c] for c in ("D_in", "bias")))
+    fit = statistics.slope(*(curved[curved.D_in >= 16 * curved.asymptotic][c] for c in ("D_in", "bias")))
     attained = steep.iloc[-1]
     sampled = [largest(known.bias_z), largest(known.mean_z)]
     nonzero_upper = nonzero.bias + Z * nonzero.bias_error
@@ -274,7 +273,7 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
             r"$\|e_i\|\big/\frac12\rho\alpha^2\tilde\sigma^2D_{in}^{-1}\to1$ where the third derivative is largest",
             PLACE,
             "derived",
-            results.Interval(
+            statistics.Interval(
                 attained.bias / attained.bound,
                 (attained.bias - Z * attained.bias_error) / attained.bound,
                 (attained.bias + Z * attained.bias_error) / attained.bound,

@@ -25,7 +25,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, spectral_norm, theorem_run
 from experiments.claims import iteration_count
 from experiments.claims.step_moments import BLOCK, Moments
@@ -38,9 +37,10 @@ from experiments.judging import (
     smallest,
     untested,
 )
-from jaxmaml import results, theory
-from jaxmaml.results import Interval, LedgerRow
-from jaxmaml.run import Run, log_steps
+from experiments.results import LedgerRow
+from experiments.run import Run, log_steps
+from jaxmaml import plotting, statistics, theory
+from jaxmaml.statistics import Interval
 from jaxmaml.tasks import digits, fashion
 from jaxmaml.tasks.finite_data import FiniteData, Pools, WeightedBatch
 from jaxmaml.theory import limit_points, step_moments
@@ -366,11 +366,11 @@ def _noisy(family: FiniteData, rows: pd.DataFrame) -> pd.DataFrame:
         gap = float(part.objective.iloc[0]) - family.infimum(alpha).value
         norms = part.pivot(index="step", columns="seed", values="grad_norm")
         steps, values = norms.index.to_numpy(), norms.to_numpy()
-        means = results.running_mean(steps, values)
-        level = results.interval(np.sqrt(np.mean(values[steps >= steps[-1] / 2] ** 2, axis=0)))
+        means = statistics.running_mean(steps, values)
+        level = statistics.interval(np.sqrt(np.mean(values[steps >= steps[-1] / 2] ** 2, axis=0)))
         violated = [c.name for c in theorem.conditions(constants, alpha, sizes) if not c.holds]
         for k, mean in zip(steps[1:], means, strict=True):
-            i = results.interval(mean)
+            i = statistics.interval(mean)
             table.append(
                 {
                     "estimator": estimator,

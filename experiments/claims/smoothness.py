@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells, spectral_norm
 from experiments.judging import at_most, largest, smallest, within
-from jaxmaml import objective, results, tree
-from jaxmaml.results import LedgerRow, Place
+from experiments.results import LedgerRow, Place
+from jaxmaml import objective, plotting, statistics, tree
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 
@@ -128,7 +127,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
 def judge(table: pd.DataFrame) -> list[LedgerRow]:
     pairs = f"largest ratio over {table.pairs.sum()} pairs"
     far = table[table.radius >= ASYMPTOTIC]
-    fit = results.slope(far.radius, far.curvature)
+    fit = statistics.slope(far.radius, far.curvature)
     size = largest([largest(table.descent_high), -smallest(table.descent_low)])
     both = smallest(table.descent_low) < 0 < largest(table.descent_high)
     return [

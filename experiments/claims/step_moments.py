@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
 from experiments.cells import Cells
 from experiments.judging import at_most, largest, within
-from jaxmaml import objective, step_size
-from jaxmaml.results import Interval, LedgerRow, Place
-from jaxmaml.run import draw, step_norms
+from experiments.results import LedgerRow, Place
+from experiments.run import draw, step_norms
+from jaxmaml import objective, plotting, step_size
+from jaxmaml.statistics import Interval
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.theory import step_moments

@@ -26,16 +26,16 @@ import pandas as pd
 from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 
-from experiments import plotting
+from experiments import run
 from experiments.cells import Cells
 from experiments.judging import THEOREMS, at_most, largest
+from experiments.results import LedgerRow, Place
 from experiments.search import Ascent, Spline, SplineTasks, derivatives, ramps
-from jaxmaml import estimators, hvp, objective, run, step_size, theory
+from jaxmaml import estimators, hvp, objective, plotting, step_size, theory
+from jaxmaml._meta_gradient import meta_gradient
 from jaxmaml.estimators.fo_maml import fo_maml
 from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.estimators.maml import maml
-from jaxmaml.meta_gradient import meta_gradient
-from jaxmaml.results import LedgerRow, Place
 from jaxmaml.theory import (
     finite_difference,
     gradient_comparison,

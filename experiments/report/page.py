@@ -20,8 +20,8 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-from experiments import claims
-from jaxmaml import results
+from experiments import claims, results
+from jaxmaml import storage
 
 HERE = pathlib.Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -63,7 +63,7 @@ class Experiment:
 def write(where: pathlib.Path, scale: str) -> pathlib.Path:
     """Writes where/report/index.html from the ledger, figures and manifest in `where`; returns its path."""
     path = where / "report" / "index.html"
-    results.write_atomically(path, render(where, scale).encode())
+    storage.write_atomically(path, render(where, scale).encode())
     return path
 
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxmaml import discover
-from jaxmaml.checks import unknown
+from jaxmaml.names import unknown
 from jaxmaml.types import Episode
 
 Classes = tuple[np.ndarray, np.ndarray]
@@ -42,6 +42,12 @@ def image_sets() -> dict[str, Callable[..., Classes]]:
     """classes(path=None, ...) -> (training classes, test classes), by name."""
     found = discover.modules(sys.modules[__name__])
     return {name: module.classes for name, module in found.items() if hasattr(module, "classes")}
+
+
+def image_side(name: str) -> int:
+    """H = W of the image set of that name; its images are not read."""
+    side: int = sys.modules[image_sets()[name].__module__].SIDE  # type: ignore[attr-defined]
+    return side
 
 
 def classes(name: str, path: Any = None, **options: Any) -> Classes:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxmaml.data._arrays import by_class
 
 TRAINING, TEST = range(6), range(6, 10)
+SIDE = 8
 LEVELS = 16
 """the brightest value of a pixel."""
 
@@ -15,12 +16,12 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     """All images (1797, 8, 8), uint8 from 0 to 16, and their digits (1797,).
 
     Raises:
-      ImportError: without scikit-learn (pip install 'jaxmaml[experiments]').
+      ImportError: without scikit-learn (pip install 'jaxmaml[training]').
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the digits need scikit-learn: pip install 'jaxmaml[experiments]'") from error
+        raise ImportError("the digits need scikit-learn: pip install 'jaxmaml[training]'") from error
     data = load_digits()
     return data.images.astype(np.uint8), data.target
 

@@ -51,7 +51,7 @@ def classes(path: str | os.PathLike[str] | None = None, full: bool = False) -> t
     Raises:
       FileNotFoundError: they are not there; says what to put where.
       ValueError: files that are damaged or have another layout, images or contents.
-      ImportError: without Pillow (pip install 'jaxmaml[experiments]').
+      ImportError: without Pillow (pip install 'jaxmaml[training]').
     """
     names = FULL if full else SMALL
     paths = [_find(path, name, names) for name in names]
@@ -142,7 +142,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError("Omniglot needs Pillow: pip install 'jaxmaml[experiments]'") from error
+        raise ImportError("Omniglot needs Pillow: pip install 'jaxmaml[training]'") from error
     return Image
 
 

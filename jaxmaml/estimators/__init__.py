@@ -8,7 +8,7 @@ import functools
 import sys
 
 from jaxmaml import discover
-from jaxmaml.checks import unknown
+from jaxmaml.names import unknown
 from jaxmaml.types import Estimator
 
 

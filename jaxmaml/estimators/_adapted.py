@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxmaml._inner_gradient import varying
 from jaxmaml.checks import check_episode, check_nonnegative, check_params, check_rates, scalar
 from jaxmaml.inner import InnerLoop, check_derivative, is_optax
-from jaxmaml.inner_gradient import varying
 from jaxmaml.types import Adapted, Episode, Loss, PyTree
 
 E = TypeVar("E", bound=Callable[..., Any])

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmaml.checks import check_step_count, unknown
+from jaxmaml.checks import check_step_count
 from jaxmaml.models.activations import ACTIVATIONS, SMOOTH, known
 from jaxmaml.models.convolution import Conv3x3
 from jaxmaml.models.normalisation import EPSILON, TaskBatchNorm
+from jaxmaml.names import unknown
 
 NORMS = ("group", "none", "task")
 POOLS = ("average", "max", "stride")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmaml.checks import unknown
+from jaxmaml.names import unknown
 
 METHODS = ("lax", "patches")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxmaml import discover
-from jaxmaml.checks import unknown
+from jaxmaml.names import unknown
 from jaxmaml.types import Family
 
 

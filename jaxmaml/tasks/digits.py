@@ -26,7 +26,7 @@ def make(
 ) -> FiniteData:
     """`tasks` of the 45 pairs, `pool` points a task, half of each class: y = 1 for the larger digit.
 
-    For softmax y is 0 or 1. ImportError without scikit-learn (pip install 'jaxmaml[experiments]').
+    For softmax y is 0 or 1. ImportError without scikit-learn (pip install 'jaxmaml[training]').
     """
     images, classes = _load()
     chosen, y = pairs_of_classes(classes, loss, tasks, pool, seed)

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmaml.checks import check_nonnegative, check_positive, check_step_count, unknown
+from jaxmaml.checks import check_nonnegative, check_positive, check_step_count
+from jaxmaml.names import unknown
 from jaxmaml.random import integers
 from jaxmaml.types import Array, Constants, Infimum, Scalar
 

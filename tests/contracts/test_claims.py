@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import claims, judging, pipeline, plotting
+from experiments import claims, judging, pipeline, results, sweep
 from experiments.report import page
-from jaxmaml import results, sweep
+from jaxmaml import plotting, storage
 
 mpl.use("Agg")
 CLAIMS = claims.claims()
@@ -56,9 +56,9 @@ def smoke(tmp_path_factory):
             module = CLAIMS[name]
             rows, report = sweep.sweep(module.grid("smoke"), folder, quiet=True)
             table_path, verdict_path = folder / f"{name}.csv", folder / f"{name}.verdicts.csv"
-            results.write_table(table_path, module.measure(rows, "smoke"))
+            storage.write_table(table_path, module.measure(rows, "smoke"))
             table = pd.read_csv(table_path)
-            results.write_table(verdict_path, results.ledger(module.judge(table)))
+            storage.write_table(verdict_path, results.ledger(module.judge(table)))
             verdicts = pd.read_csv(verdict_path, keep_default_na=False)
             done[name] = Done(rows, table, verdicts, report)
         return done[name]

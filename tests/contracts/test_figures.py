@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import claims, pipeline, plotting
-from experiments.training import figures, head_to_head_figures
-from experiments.training.presets import PRESETS
+from experiments import claims, head_to_head_figures, pipeline
+from jaxmaml import plotting
 from jaxmaml.data.sinusoid import Wave
+from jaxmaml.training import figures
+from jaxmaml.training.presets import PRESETS
 from jaxmaml.types import Episode
 
 mpl.use("Agg")

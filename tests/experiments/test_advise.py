@@ -16,19 +16,18 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
-from experiments import advise
-from experiments.advice import bounds, differences, rules, target, text
-from experiments.advice.bounds import REPAIRED, promises
-from experiments.advice.differences import Cost
-from experiments.advice.norms import norm_of_mean
-from experiments.advice.options import Options
-from experiments.advice.rules import recommend
-from experiments.training.presets import PRESETS
 from jaxmaml import Episode, InnerLoop, adapt, constants, objective, theory
-from jaxmaml.results import Interval
+from jaxmaml.advice import advise, bounds, differences, rules, target, text
+from jaxmaml.advice.bounds import REPAIRED, promises
+from jaxmaml.advice.differences import Cost
+from jaxmaml.advice.norms import norm_of_mean
+from jaxmaml.advice.options import Options
+from jaxmaml.advice.rules import recommend
+from jaxmaml.statistics import Interval
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine, CosineTasks
 from jaxmaml.theory import finite_difference, hf_maml, inner_bias, step_moments
+from jaxmaml.training.presets import PRESETS
 from jaxmaml.types import BatchSizes, Constants
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -608,7 +607,7 @@ def test_the_page_runs():
     """
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
-    words = re.search(r"python -m (experiments advise mine.*)", PAGE).group(1).split()
+    words = re.search(r"\n(jaxmaml advise mine.*)", PAGE).group(1).split()
     folder = ROOT / ".cache" / "advise-page"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "mine.py").write_text(code)

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from experiments import __main__, claims, names, pipeline
-from jaxmaml import checks, discover
+import jaxmaml
+from experiments import __main__, claims, pipeline
+from jaxmaml import discover
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEAVY = (
     "jax",
     "jaxlib",
-    "jaxmaml",
     "numpy",
     "pandas",
     "scipy",
@@ -32,12 +32,12 @@ def command(*words, cwd=ROOT):
     )
 
 
-def imported_by(*words):
+def imported_by(*words, module="experiments.__main__"):
     """Which of HEAVY a command imports, and its exit status."""
     program = f"""
 import sys
-from experiments.__main__ import main
-sys.argv = ["experiments", *{words!r}]
+from {module} import main
+sys.argv = ["program", *{words!r}]
 try:
     status = main()
 except SystemExit as stop:
@@ -93,14 +93,40 @@ def test_quick_starts_import_nothing_heavy(words, status):
     assert imported_by(*words) == ([], status)
 
 
-def test_unknown_names_are_told_as_by_the_library():
-    told = []
-    for unknown in (names.unknown, checks.unknown):
-        for asked in ("fo_flor", "?"):
-            with pytest.raises(ValueError, match="unknown experiment") as error:
-                unknown("experiment", asked, claims.names())
-            told.append(str(error.value))
-    assert told[:2] == told[2:]
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["train", "--help"], 0),
+        (["advise", "--help"], 0),
+        (["trian"], 2),
+        (["advise", "digitz"], 2),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_quick_starts_of_the_library(words, status):
+    assert imported_by(*words, module="jaxmaml.command_line") == ([], status)
+
+
+def test_version():
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxmaml", "--version"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout == f"jaxmaml {jaxmaml.__version__}\n"
+
+
+def test_the_command_line_without_its_extra():
+    """One line that says what to install."""
+    program = "import sys; sys.modules['tyro'] = None; import jaxmaml.command_line"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "error: the command line needs tyro; pip install 'jaxmaml[advice]' or 'jaxmaml[training]'\n"
+    )
 
 
 def test_reproduce_runs_plots_and_reports(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import claims
 from experiments.report import page
-from jaxmaml import results
+from jaxmaml import storage
 
 FO, STEP = "fo_floor", "step_moments"
 NAN = float("nan")
@@ -228,7 +228,7 @@ def test_verdicts_have_a_style_each():
 )
 def test_bad_formula_names_the_row(where, tmp_path, text):
     folder = shutil.copytree(where, tmp_path / "results")
-    results.write_table(
+    storage.write_table(
         folder / "claims.csv",
         pd.DataFrame([(*ROWS[0][:2], text, *ROWS[0][3:])], columns=COLUMNS),
     )

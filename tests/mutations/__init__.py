@@ -15,8 +15,7 @@ import sys
 from typing import NamedTuple
 
 from experiments import claims as every_claim
-from experiments import pipeline
-from jaxmaml import results
+from experiments import pipeline, results
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLIPPED = pathlib.Path(__file__).with_name("flipped.csv")
@@ -51,7 +50,7 @@ MUTATIONS = {
         ),
     ),
     "D_in and D_o swapped": Mutation(
-        "jaxmaml/run.py",
+        "experiments/run.py",
         "wanted = (sizes.D_in, sizes.D_h, sizes.D_o, sizes.D_beta)",
         "wanted = (sizes.D_o, sizes.D_h, sizes.D_in, sizes.D_beta)",
         ("costs", "batch_floor"),
@@ -66,7 +65,7 @@ MUTATIONS = {
         ),
     ),
     "mean over tasks without 1/B": Mutation(
-        "jaxmaml/meta_gradient.py",
+        "jaxmaml/_meta_gradient.py",
         "(g / found.weight).astype(",
         "g.astype(",
         ("noisy_line",),
@@ -123,7 +122,7 @@ MUTATIONS = {
         ("real_data",),
     ),
     "ascent": Mutation(
-        "jaxmaml/run.py",
+        "experiments/run.py",
         "return w + updates, used.step_size",
         "return w - updates, used.step_size",
         (
@@ -182,7 +181,7 @@ MUTATIONS = {
         ),
     ),
     "last task never drawn": Mutation(
-        "jaxmaml/run.py",
+        "experiments/run.py",
         "index = integers(key_tasks, sum(counts), n)",
         "index = integers(key_tasks, sum(counts), max(n - 1, 1))",
         ("hf_blind",),

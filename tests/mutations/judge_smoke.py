@@ -9,8 +9,8 @@ import warnings
 
 import pandas as pd
 
-from experiments import claims
-from jaxmaml import results, sweep
+from experiments import claims, sweep
+from jaxmaml import storage
 
 settings.configure()
 
@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     try:
         rows, _ = sweep.sweep(module.grid("smoke"), pathlib.Path("raw"), quiet=True)
         path = pathlib.Path(f"{name}.csv")
-        results.write_table(path, module.measure(rows, "smoke"))
+        storage.write_table(path, module.measure(rows, "smoke"))
         verdicts = {row.part: row.verdict for row in module.judge(pd.read_csv(path))}
     except Exception as error:
         verdicts = {f"({name})": f"error: {type(error).__name__}: {error}"}

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.training import head_to_head, problem
-from experiments.training import head_to_head_figures as figures
-from experiments.training.presets import PRESETS, Evaluation, Inner, Method, Model, Outer
+from experiments import head_to_head
+from experiments import head_to_head_figures as figures
+from jaxmaml.training import problem
+from jaxmaml.training.presets import PRESETS, Evaluation, Inner, Method, Model, Outer
 
 
 def tiny(**outer):

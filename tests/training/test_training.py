@@ -18,9 +18,9 @@ import pytest
 import scipy.stats
 
 import jaxmaml
-from experiments.training import loop, problem, store
-from experiments.training.presets import PRESETS
 from jaxmaml import tree
+from jaxmaml.training import loop, problem, store
+from jaxmaml.training.presets import PRESETS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 OMNIGLOT = REPOSITORY.parent / "shared" / "data" / "omniglot"
@@ -92,7 +92,7 @@ def run(out, steps):
 IN_TURN = """
 import sys
 from experiments import __main__ as line
-from experiments.training import loop
+from jaxmaml.training import loop
 
 loop._draw = lambda *_: None
 for arguments in {commands}:

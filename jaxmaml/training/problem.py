@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments.training.presets import Data, Preset
 from jaxmaml import (
     ArcDelta,
     InnerLoop,
@@ -24,11 +23,14 @@ from jaxmaml import (
     theorem_delta,
     tree,
 )
-from jaxmaml.checks import check_positive, check_step_count, unknown
-from jaxmaml.data import Distribution, classes, image_sets
+from jaxmaml.checks import check_positive, check_step_count
+from jaxmaml.data import Distribution, classes, image_sets, image_side
 from jaxmaml.data.images import Images
 from jaxmaml.data.sinusoid import Sinusoid
+from jaxmaml.estimators.fo_maml import fo_maml
+from jaxmaml.names import unknown
 from jaxmaml.theory import theorems
+from jaxmaml.training.presets import Data, Preset
 from jaxmaml.types import Episode, Loss, PyTree
 
 
@@ -106,7 +108,7 @@ def shapes(data: Data) -> tuple[tuple[int, ...], int]:
     """(the shape of one input, the number of outputs)."""
     if data.name == "sinusoid":
         return (1,), 1
-    side = 8 if data.name == "digits" else 28
+    side = image_side(data.name)
     return (side, side, 1), data.ways
 
 
@@ -247,7 +249,7 @@ def check_preset(preset: Preset) -> None:
         if is_needed and getattr(preset.outer, name.split(".")[1]) is None:
             raise ValueError(
                 f"{name} = None; needed by the theorem's step and delta: a number > 0 "
-                "(python -m experiments advise measures it)"
+                "(jaxmaml advise measures it)"
             )
 
 
@@ -277,7 +279,8 @@ def outer_optimizer(preset: Preset) -> optax.GradientTransformationExtraArgs:
 
 def gradients_a_step(preset: Preset) -> float:
     """Each task: K + 1 gradients, for a second-order method K products of two each, one for the step L~."""
-    second = 0 if preset.method.estimator == "fo_maml" else 2 * preset.inner.steps
+    first_order = estimators.get(preset.method.estimator) is fo_maml
+    second = 0 if first_order else 2 * preset.inner.steps
     step_size = 1 if preset.outer.optimizer == "theorem" else 0
     return float(preset.outer.tasks * (preset.inner.steps + 1 + second + step_size))
 

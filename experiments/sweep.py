@@ -26,7 +26,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxmaml import results
+from experiments import results
+from jaxmaml import storage
+from jaxmaml.command_line import configure
 from jaxmaml.types import PyTree
 
 Labels = Mapping[str, Any]
@@ -104,6 +106,12 @@ class Report:
         )
 
 
+def prepare_devices() -> None:
+    """float64, and one CPU device a core for the cells of a sweep."""
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    configure(float64=True)
+
+
 def signature(cell: Cell) -> str:
     """Treedef, shapes and dtypes: cells that agree in it run as one program."""
     leaves, structure = jax.tree.flatten(cell)
@@ -122,7 +130,7 @@ def group(cells: Sequence[Cell]) -> list[Group]:
 def cell_key(cell: Cell, name: str) -> str:
     """The hash of a cell's resolved configuration: its numbers, structure, code and environment."""
     numbers = [_array(x).tobytes() for x in jax.tree.leaves(cell)]
-    return results.digest(name, _code(_classes(cell)), _where(), *numbers)[:24]
+    return storage.digest(name, _code(_classes(cell)), _where(), *numbers)[:24]
 
 
 def _classes(node: Any) -> set[type]:
@@ -140,7 +148,7 @@ def _code(classes: set[type]) -> str:
 
 def _where() -> str:
     """What else the numbers depend on."""
-    environment = results.environment()
+    environment = storage.environment()
     versions = [environment["versions"][name] for name in ("jax", "jaxlib", "numpy")]
     return json.dumps([*versions, environment["platform"], environment["x64"]])
 
@@ -340,7 +348,7 @@ class _Program:
             manifest = {
                 "signature": self.signature,
                 "configurations": [describe(cell) for cell in cells],
-                **results.environment(),
+                **storage.environment(),
                 "cell_steps": steps,
                 "run_s": run_s,
                 "compile_s": self.compile_s,
@@ -413,7 +421,7 @@ def describe(cell: Cell) -> dict[str, Any]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(cell):
         x = _array(leaf)
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        described[name] = x.item() if x.ndim == 0 else f"{list(x.shape)} {results.digest(x.tobytes())[:12]}"
+        described[name] = x.item() if x.ndim == 0 else f"{list(x.shape)} {storage.digest(x.tobytes())[:12]}"
     return described
 
 
@@ -453,7 +461,7 @@ def _array(leaf: PyTree) -> np.ndarray:
 
 
 def _folder(directory: pathlib.Path, g: Group) -> pathlib.Path:
-    return directory / results.digest(g.signature)[:16]
+    return directory / storage.digest(g.signature)[:16]
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What the command line says of names, without importing JAX: every start is quick."""
+"""What is said of an unknown name. Imports nothing, so that a command line says it at once."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,6 +12,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
-    """As `jaxmaml.checks.unknown`, which no one can import without JAX."""
+    """Raises ValueError with what was asked for, what is known, and the nearest match."""
     known = sorted(known)
     raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}.{nearest(name, known)}")

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments import pipeline
-from experiments.advice import target
-from experiments.benchmarks.timing import medians
-from experiments.training import problem as problems
-from experiments.training.presets import PRESETS, Evaluation, Method, Preset, digest_of
-from experiments.training.problem import Problem, State
-from jaxmaml import constants, models, results
+from experiments import pipeline, results
+from jaxmaml import constants, models, statistics, storage
+from jaxmaml.advice import target
 from jaxmaml.data import Distribution
+from jaxmaml.timing import medians
+from jaxmaml.training import problem as problems
+from jaxmaml.training.presets import PRESETS, Evaluation, Method, Preset, digest_of
+from jaxmaml.training.problem import Problem, State
 
 METHODS = {
     "maml": Method("maml"),
@@ -118,7 +118,7 @@ def run(scale: str = "default", path: str | None = None) -> pathlib.Path:
         made = setting(name, settings(path)[name], sizes)
         for file, frames, frame in zip(tables, tables.values(), made, strict=True):
             frames.append(frame.assign(setting=name))
-            results.write_table(where / f"{file}.csv", pd.concat(frames, ignore_index=True))
+            storage.write_table(where / f"{file}.csv", pd.concat(frames, ignore_index=True))
     return where
 
 
@@ -210,11 +210,11 @@ def trained(label: str, presets: list[Preset], steps: int) -> pd.DataFrame:
     training: the loss on fixed episodes of training tasks; loss, value: on those of test tasks.
     """
     key = json.dumps([[digest_of(preset) for preset in presets], steps], sort_keys=True)
-    networks = sorted((results.PACKAGE / "models").glob("*.py"))
+    networks = sorted((results.LIBRARY / "models").glob("*.py"))
     ours = (pathlib.Path(problems.__file__), pathlib.Path(__file__))
     sources = [*results.numerical_sources(), *networks, *ours]
     code = results.source_digest(*sources)
-    path = pipeline.ROOT / "raw" / "head_to_head" / f"{results.digest(key, code)[:24]}.csv"
+    path = pipeline.ROOT / "raw" / "head_to_head" / f"{storage.digest(key, code)[:24]}.csv"
     if path.exists():
         return pd.read_csv(path)
     started = time.perf_counter()
@@ -227,7 +227,7 @@ def trained(label: str, presets: list[Preset], steps: int) -> pd.DataFrame:
         test = _means(runs, state, runs.problem.test, evaluation)
         rows += [[lane, step, training[lane], *test[:, lane]] for lane in range(len(presets))]
     table = pd.DataFrame(rows, columns=["lane", "step", "training", "loss", "value"])
-    results.write_table(path, table)
+    storage.write_table(path, table)
     print(f"{label}: {steps} steps, {time.perf_counter() - started:.0f} s", flush=True)
     return table
 
@@ -281,8 +281,8 @@ def at_budgets(
             reached = curve[curve.step <= allowed]
             found[method] = reached[reached.step == reached.step.max()].set_index("seed")
         for measure, (method, last) in itertools.product(("training", "value"), found.items()):
-            mean = results.interval(last[measure])
-            paired = results.interval(last[measure] - found[REFERENCE][measure])
+            mean = statistics.interval(last[measure])
+            paired = statistics.interval(last[measure] - found[REFERENCE][measure])
             rows.append(
                 {
                     "budget": budget,
@@ -307,7 +307,7 @@ def averaged(curves: pd.DataFrame, costs: dict[str, float], seconds: dict[str, f
     """Mean and 95 % interval over seeds at every recorded step, with gradients and relative seconds."""
     rows = []
     for (method, step), group in curves.groupby(["method", "step"], sort=False):
-        found = results.interval(group.value)
+        found = statistics.interval(group.value)
         gradients, clock = step * costs[method], step * seconds[method] / seconds[REFERENCE]
         losses = group.training.mean(), group.loss.mean()
         rows.append([method, step, gradients, clock, found.mean, found.low, found.high, *losses])

@@ -13,11 +13,11 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.training import problem as problems
-from experiments.training import store
-from experiments.training.presets import Preset
-from experiments.training.problem import Functions, Problem, State
-from jaxmaml import results
+from jaxmaml import statistics
+from jaxmaml.training import problem as problems
+from jaxmaml.training import store
+from jaxmaml.training.presets import Preset
+from jaxmaml.training.problem import Functions, Problem, State
 
 STOPPED = 143
 """exit status after SIGTERM, as shells have it."""
@@ -84,7 +84,7 @@ def _evaluate(
     """The curve with a row for each number of inner steps."""
     rows = []
     for inner_steps, (losses, values) in functions.measure(state, problem.test).items():
-        found = results.interval(np.asarray(values, float))
+        found = statistics.interval(np.asarray(values, float))
         step = int(state.step)
         gradients = functions.gradients_a_step * step
         loss = float(np.mean(np.asarray(losses, float)))
@@ -95,7 +95,7 @@ def _evaluate(
 
 
 def _draw(where: pathlib.Path, preset: Preset, problem: Problem, state: State) -> None:
-    from experiments.training import figures
+    from jaxmaml.training import figures
 
     for path in figures.draw(where, preset, problem, state):
         print(path)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from jaxmaml import results
+from jaxmaml import statistics
 
 # Okabe and Ito's palette.
 COLORS = {
@@ -99,7 +99,7 @@ def vanished(axis: Axes, x: Any, y: Any, text: str, **look: Any) -> None:
 
 def fitted(axis: Axes, x: Any, y: Any, of: str = "") -> None:
     """The least-squares line over exactly the fitted range; the legend gives slope and interval."""
-    fit = results.slope(x, y)
+    fit = statistics.slope(x, y)
     ends = np.array([np.min(x), np.max(x)], float)
     middle = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
     # Beside the points, not over them.

@@ -6,8 +6,8 @@ from typing import Literal
 
 import tyro
 
-from experiments.names import nearest
-from experiments.training.presets import PRESETS
+from jaxmaml.names import nearest
+from jaxmaml.training.presets import PRESETS
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.advice import bounds, differences, rules, target
-from experiments.advice.bounds import Promise
-from experiments.advice.differences import Cost, Point
-from experiments.advice.options import Options, check
-from experiments.advice.rules import FLOAT, Recommendation
-from experiments.training.problem import outer_optimizer
-from jaxmaml import InnerLoop, constants, float_optimal_delta, results, scale_by_theorem_step, theorem_delta
+from jaxmaml import InnerLoop, constants, float_optimal_delta, scale_by_theorem_step, storage, theorem_delta
+from jaxmaml.advice import bounds, differences, rules, target
+from jaxmaml.advice.bounds import Promise
+from jaxmaml.advice.differences import Cost, Point
+from jaxmaml.advice.options import Options, check
+from jaxmaml.advice.rules import FLOAT, Recommendation
 from jaxmaml.constants import MeasuredConstants
 from jaxmaml.theory import hf_maml, theorems
+from jaxmaml.training.problem import outer_optimizer
 from jaxmaml.types import BatchSizes
 
 
@@ -147,7 +147,7 @@ def difference_arcs(rho: float, alpha: float, tasks: int, dtype: Any) -> dict[st
 def write(advice: Advice, path: str) -> None:
     """The advice as JSON; numbers that are not finite become null."""
     text = json.dumps(_plain(dataclasses.asdict(advice)), indent=1, allow_nan=False)
-    results.write_atomically(pathlib.Path(path), (text + "\n").encode())
+    storage.write_atomically(pathlib.Path(path), (text + "\n").encode())
 
 
 def _plain(x: Any) -> Any:

@@ -24,9 +24,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.advice.bounds import AFFORDABLE, Promise
-from experiments.advice.differences import EXACT, FIRST, SAME, Cost, Difference, Point
-from jaxmaml.results import Interval
+from jaxmaml.advice.bounds import AFFORDABLE, Promise
+from jaxmaml.advice.differences import EXACT, FIRST, SAME, Cost, Difference, Point
+from jaxmaml.statistics import Interval
 from jaxmaml.theory import drift
 
 HF_SHARE = 0.9

@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import plotting
-from jaxmaml import results
+from jaxmaml import plotting, storage
 
 NAMES = {
     "sinusoid": "Sinusoid, 10-shot",
@@ -39,7 +38,7 @@ def draw(where: pathlib.Path) -> list[pathlib.Path]:
         ):
             plotting.save(figure, [where / f"{name}.{kind}" for kind in ("svg", "pdf")])
             made.append(where / f"{name}.svg")
-    results.write_atomically(where / "table.md", table(tables["summary"], tables["theory"]).encode())
+    storage.write_atomically(where / "table.md", table(tables["summary"], tables["theory"]).encode())
     return [*made, where / "table.md"]
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.advice.options import Options, precision
-from experiments.names import nearest
-from experiments.training.presets import PRESETS, Preset
-from jaxmaml.checks import check_params, unknown
+from jaxmaml.advice.options import Options, precision
+from jaxmaml.checks import check_params
 from jaxmaml.constants import Problem, from_pools
+from jaxmaml.names import nearest, unknown
+from jaxmaml.training.presets import PRESETS, Preset
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def of_preset(preset: Preset, key: jax.Array, tasks: int, samples: int) -> tuple
 
     Samples of a batch are then independent draws from the pool, not so many of each class.
     """
-    from experiments.training import problem
+    from jaxmaml.training import problem
 
     built = problem.build(preset)
     each = -(-samples // _classes(preset))

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import plotting
-from experiments.training import problem as problems
-from experiments.training import store
-from experiments.training.presets import Preset
-from experiments.training.problem import Problem, State
+from jaxmaml import plotting
+from jaxmaml.training import problem as problems
+from jaxmaml.training import store
+from jaxmaml.training.presets import Preset
+from jaxmaml.training.problem import Problem, State
 
 SHADES = ("0.6", "#0072B2", "#D55E00", "#009E73")
 """by number of inner steps: none in grey, then colours that stay apart for the colour-blind."""

@@ -4,12 +4,12 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator
 
-from experiments.advice.bounds import AFFORDABLE, REPAIRED, Plan, Promise
-from experiments.advice.differences import Point
-from experiments.advice.rules import number
-from experiments.advise import Advice
+from jaxmaml.advice.advise import Advice
+from jaxmaml.advice.bounds import AFFORDABLE, REPAIRED, Plan, Promise
+from jaxmaml.advice.differences import Point
+from jaxmaml.advice.rules import number
 from jaxmaml.constants import UNITS
-from jaxmaml.results import Interval
+from jaxmaml.statistics import Interval
 from jaxmaml.theory import drift
 
 WIDTH = 100
@@ -209,7 +209,7 @@ def _advice(advice: Advice) -> Iterator[str]:
             found = advice.constants.constants()
             words += f" --outer.optimizer theorem --outer.L {found.L:.4g} --outer.rho {found.rho:.4g}"
         yield ""
-        yield from _wrapped(f"python -m experiments train {words}", "   ", "     ")
+        yield from _wrapped(f"jaxmaml train {words}", "   ", "     ")
 
 
 def _short(x: float) -> str:

@@ -25,14 +25,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
-from experiments.advice.bounds import maml_first
-from experiments.advice.norms import noise, norm_of_mean
-from experiments.benchmarks.timing import medians
 from jaxmaml import estimators, hvp, meta_gradient, tree
+from jaxmaml.advice.bounds import maml_first
+from jaxmaml.advice.norms import noise, norm_of_mean
 from jaxmaml.constants import Problem
 from jaxmaml.estimators.hf_maml import ArcDelta
 from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, descend
-from jaxmaml.results import Interval, interval
+from jaxmaml.statistics import Interval, interval
+from jaxmaml.timing import medians
 from jaxmaml.types import Episode, PyTree
 
 EXACT, FIRST, SAME = "maml", "fo_maml", "maml_same_batch"

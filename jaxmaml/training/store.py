@@ -17,9 +17,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 
-from experiments.training.presets import Preset, digest_of
-from experiments.training.problem import State
-from jaxmaml import results
+from jaxmaml import storage
+from jaxmaml.training.presets import Preset, digest_of
+from jaxmaml.training.problem import State
 
 ROOT = pathlib.Path("results") / "training"
 KEPT = 2
@@ -31,7 +31,7 @@ def folder(preset: Preset) -> pathlib.Path:
     if preset.out is not None:
         return pathlib.Path(preset.out)
     key = json.dumps(digest_of(preset), sort_keys=True)
-    return ROOT / f"{preset.name}-{results.digest(key)[:8]}"
+    return ROOT / f"{preset.name}-{storage.digest(key)[:8]}"
 
 
 class Store:
@@ -41,9 +41,9 @@ class Store:
         self.where = where
         self._check(preset)
         where.mkdir(parents=True, exist_ok=True)
-        configuration = {"preset": dataclasses.asdict(preset), **results.environment()}
+        configuration = {"preset": dataclasses.asdict(preset), **storage.environment()}
         text = json.dumps(configuration, indent=1) + "\n"
-        results.write_atomically(where / "config.json", text.encode())
+        storage.write_atomically(where / "config.json", text.encode())
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         self.manager = ocp.CheckpointManager((where / "checkpoints").absolute(), options=options)
 
@@ -88,7 +88,7 @@ class Store:
 
     def save(self, state: State, curve: pd.DataFrame) -> None:
         """The curve first: a kill between the two leaves rows that resuming drops."""
-        results.write_table(self.where / "curve.csv", curve)
+        storage.write_table(self.where / "curve.csv", curve)
         self.manager.save(int(np.asarray(state.step)), args=ocp.args.StandardSave(state))
         self.manager.wait_until_finished()
 
@@ -97,7 +97,7 @@ def read(where: pathlib.Path) -> tuple[dict, pd.DataFrame]:
     """(the configuration, the curve) of a run."""
     for name in ("config.json", "curve.csv"):
         if not (where / name).exists():
-            raise FileNotFoundError(f"{where / name} is missing; make it with: python -m experiments train")
+            raise FileNotFoundError(f"{where / name} is missing; make it with: jaxmaml train")
     return json.loads((where / "config.json").read_text()), pd.read_csv(where / "curve.csv")
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmaml import tree
+from jaxmaml._inner_gradient import varying
 from jaxmaml.checks import check_episode, check_params, check_weights, scalar, task_axis
 from jaxmaml.estimators._adapted import adapted_loss, check_alpha, differentiable, without_aux
 from jaxmaml.inner import ONE_STEP, adapt, check_derivative
-from jaxmaml.inner_gradient import varying
 from jaxmaml.types import Episode, Estimator, Loss, PyTree
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.stats
 
-from jaxmaml.results import Interval, interval
+from jaxmaml.statistics import Interval, interval
 
 
 def norm_of_mean(x: np.ndarray) -> Interval:

@@ -1,1 +1,0 @@
-"""What `python -m experiments advise` is made of: target, bounds, differences and costs, rules, text."""

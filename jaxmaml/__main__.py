@@ -1,0 +1,5 @@
+import sys
+
+from jaxmaml.command_line import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""What `jaxmaml advise` is made of: target, bounds, differences and costs, rules, text."""

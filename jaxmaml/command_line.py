@@ -1,0 +1,98 @@
+"""The command line `jaxmaml`: train | advise.
+
+A start is quick: what is imported here needs no JAX, and a command imports the rest when its arguments are
+known to be good.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from jaxmaml.version import __version__
+
+try:
+    import tyro
+except ModuleNotFoundError as error:
+    if error.name != "tyro":
+        raise
+    sys.exit("error: the command line needs tyro; pip install 'jaxmaml[advice]' or 'jaxmaml[training]'")
+
+from jaxmaml.advice.options import Options, check, precision
+from jaxmaml.training.presets import DESCRIPTIONS, PRESETS, Preset
+
+if TYPE_CHECKING:
+    Choice = Preset
+else:
+    Choice = Annotated[
+        tyro.extras.subcommand_type_from_defaults(PRESETS, DESCRIPTIONS, prefix_names=False),
+        tyro.conf.arg(name=""),
+    ]
+
+
+def train(preset: Choice) -> int:
+    """Train a network: MAML, FO-MAML or HF-MAML on few-shot tasks.
+
+    Checkpoints, the learning curve, the resolved configuration and figures go to a folder of
+    results/training. Stopped or killed, the same command goes on from the last evaluation.
+    """
+    configure(float64=preset.precision == "float64")
+    try:
+        from jaxmaml.training import loop
+    except ModuleNotFoundError as error:
+        raise ImportError(f"training needs {error.name}: pip install 'jaxmaml[training]'") from error
+
+    return loop.train(preset)
+
+
+def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
+    """Measure a problem, and advise on the method, alpha, delta, batches and the outer step.
+
+    One to seven minutes on 2 cores, by the preset. docs/advise.md says how to read what is printed.
+    """
+    check(options)
+    configure(float64=precision(options) == "float64")
+    from jaxmaml.advice import advise as advice
+    from jaxmaml.advice import text
+
+    found = advice.advise(options, say=lambda stage: print(f"{stage} ...", file=sys.stderr))
+    print(text.text(found))
+    if options.json:
+        advice.write(found, options.json)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"train": train, "advise": advise}
+
+
+def configure(float64: bool) -> None:
+    """The precision, and compiled programs kept on disk.
+
+    Matrix products have the full precision of their type; without this, GPUs round float32 to 11 bits
+    (docs/gpu.md).
+    """
+    import jax
+
+    jax.config.update("jax_enable_x64", float64)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def answer(commands: dict[str, Callable[..., Any]], program: str, **arguments: Any) -> int:
+    """Runs what the command line asks for; the exit status. A user's mistake is one line."""
+    try:
+        status: int | None = tyro.extras.subcommand_cli_from_dict(commands, prog=program, **arguments)
+    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return status or 0
+
+
+def main() -> int:
+    if sys.argv[1:] == ["--version"]:
+        print(f"jaxmaml {__version__}")
+        return 0
+    return answer(COMMANDS, "jaxmaml", description="Meta-gradients: train a network, or advise on a method.")
