@@ -13,6 +13,7 @@ import tyro
 
 from experiments import claims
 from jaxmaml import command_line
+from jaxmaml.configuration import configure
 
 Scale = Literal["smoke", "default", "full"]
 Experiment = Annotated[str, tyro.conf.arg(help="a claim's name (see `list`), or all")]
@@ -29,7 +30,6 @@ def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: i
     from experiments import pipeline, sweep
 
     sweep.prepare_devices()
-
     started = time.perf_counter()
     pipeline.run(scale, pipeline.select(experiment), chunk_cells)
     print(f"total: {time.perf_counter() - started:.0f} s")
@@ -70,7 +70,7 @@ def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | Non
       scale: smoke takes two settings, few steps and few episodes.
       path: folder of the Omniglot zip files.
     """
-    command_line.configure(float64=False)
+    configure(float64=False)
     from experiments import head_to_head as training
     from experiments import head_to_head_figures as figures
 

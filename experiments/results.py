@@ -19,13 +19,16 @@ from jaxmaml import storage
 
 LIBRARY = pathlib.Path(jaxmaml.__file__).parent
 NOT_NUMERICAL = (
+    "__main__.py",
     "advice",
     "command_line.py",
+    "configuration.py",
     "constants.py",
-    "storage.py",
     "models",
+    "names.py",
     "plotting.py",
     "statistics.py",
+    "storage.py",
     "theory",
     "timing.py",
     "training",

@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments import results
 from jaxmaml import storage
-from jaxmaml.command_line import configure
+from jaxmaml.configuration import configure
 from jaxmaml.types import PyTree
 
 Labels = Mapping[str, Any]

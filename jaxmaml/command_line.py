@@ -4,7 +4,6 @@ A start is quick: what is imported here needs no JAX, and a command imports the 
 known to be good.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +18,7 @@ except ModuleNotFoundError as error:
     sys.exit("error: the command line needs tyro; pip install 'jaxmaml[advice]' or 'jaxmaml[training]'")
 
 from jaxmaml.advice.options import Options, check, precision
+from jaxmaml.configuration import configure
 from jaxmaml.training.presets import DESCRIPTIONS, PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -62,20 +62,6 @@ def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"train": train, "advise": advise}
-
-
-def configure(float64: bool) -> None:
-    """The precision, and compiled programs kept on disk.
-
-    Matrix products have the full precision of their type; without this, GPUs round float32 to 11 bits
-    (docs/gpu.md).
-    """
-    import jax
-
-    jax.config.update("jax_enable_x64", float64)
-    jax.config.update("jax_default_matmul_precision", "highest")
-    jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def answer(commands: dict[str, Callable[..., Any]], program: str, **arguments: Any) -> int:

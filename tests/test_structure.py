@@ -29,6 +29,7 @@ LAYERS = {
             "storage",
             "timing",
             "trigonometry",
+            "configuration",
         },
         {"checks", "plotting"},
         {"tree"},
