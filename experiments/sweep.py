@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments import results
 from jaxmaml import storage
-from jaxmaml.configuration import configure
+from jaxmaml.configuration import configure, cores
 from jaxmaml.types import PyTree
 
 Labels = Mapping[str, Any]
@@ -108,8 +108,7 @@ class Report:
 
 def prepare_devices() -> None:
     """float64, and one CPU device a core for the cells of a sweep."""
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    configure(float64=True)
+    configure(float64=True, devices=cores())
 
 
 def signature(cell: Cell) -> str:

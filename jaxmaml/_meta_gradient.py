@@ -1,6 +1,8 @@
 """The mean of an estimator over a batch of tasks, and of the adapted losses."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +13,7 @@ from jaxmaml import tree
 from jaxmaml._inner_gradient import varying
 from jaxmaml.checks import check_episode, check_params, check_weights, scalar, task_axis
 from jaxmaml.estimators._adapted import adapted_loss, check_alpha, differentiable, without_aux
-from jaxmaml.inner import ONE_STEP, adapt, check_derivative
+from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, check_derivative, is_optax
 from jaxmaml.types import Episode, Estimator, Loss, PyTree
 
 
@@ -39,6 +41,7 @@ def meta_gradient(
     alpha: PyTree,
     weights: Any = None,
     task_chunk: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     has_aux: bool = False,
     learn_alpha: bool = False,
     **kwargs: Any,
@@ -59,6 +62,9 @@ def meta_gradient(
         sum_i p_i G_i / sum_i p_i. A task of weight 0 is left out, whatever is in it. None: equal weights.
       task_chunk: tasks that are vectorised together. Memory then grows with the chunk, not with B;
         None takes all of them at once. On an Explicit mesh every device then computes all chunks.
+      mesh: devices among which the tasks are shared out, e.g. jax.make_mesh((n,), ("tasks",)); their number
+        divides B. Each computes the sum over its own tasks, task_chunk of them at a time. Call it under jit.
+        None: where JAX places it.
       has_aux: whether loss returns (scalar, aux), as for `jax.grad`; aux is left out.
       learn_alpha: return the pair (G, dF/dalpha).
       **kwargs: passed to the estimator, e.g. delta for `hf_maml`, inner=InnerLoop(steps=5).
@@ -67,7 +73,8 @@ def meta_gradient(
       Pytree like params; the pair (G, dF/dalpha) with learn_alpha.
 
     Raises:
-      ValueError: task axes that differ, no task, an empty batch, task_chunk < 1, weights that do not fit.
+      ValueError: task axes that differ, no task, an empty batch, task_chunk < 1, weights that do not fit, a
+        mesh whose devices do not divide B.
       TypeError: parameters that are not floating point, a loss that returns no scalar, or no (scalar, aux).
       FloatingPointError: outside jit, where the mean is not finite because `alpha` is an optax update without
         a finite derivative at a zero gradient. Inside jit ask `adapt_has_finite_derivative`.
@@ -80,6 +87,7 @@ def meta_gradient(
         alpha=alpha,
         weights=weights,
         task_chunk=task_chunk,
+        mesh=mesh,
         has_aux=has_aux,
         learn_alpha=learn_alpha,
         with_value=False,
@@ -97,6 +105,7 @@ def meta_value_and_gradient(
     alpha: PyTree,
     weights: Any = None,
     task_chunk: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     has_aux: bool = False,
     learn_alpha: bool = False,
     **kwargs: Any,
@@ -119,6 +128,7 @@ def meta_value_and_gradient(
         alpha=alpha,
         weights=weights,
         task_chunk=task_chunk,
+        mesh=mesh,
         has_aux=has_aux,
         learn_alpha=learn_alpha,
         with_value=True,
@@ -161,7 +171,7 @@ class _Sums(NamedTuple):
     """sum_i p_i G_i, or the pair with dF/dalpha, in float32 or wider."""
     value: Any
     """sum_i p_i f(w_K; D_o), or None; likewise."""
-    of_each: tuple[Any, PyTree]
+    of_each: PyTree
     """(f(w_K; D_o), aux), with the task axis."""
 
 
@@ -174,6 +184,7 @@ def _over_tasks(
     alpha: PyTree,
     weights: Any,
     task_chunk: int | None,
+    mesh: jax.sharding.Mesh | None,
     has_aux: bool,
     learn_alpha: bool,
     with_value: bool,
@@ -183,39 +194,96 @@ def _over_tasks(
     tasks = task_axis(episodes)
     if task_chunk is not None and not (isinstance(task_chunk, int | np.integer) and task_chunk > 0):
         raise ValueError(f"task_chunk = {task_chunk!r}; allowed: an integer >= 1, or None")
+    if mesh is not None and tasks % mesh.size:
+        raise ValueError(f"mesh of {mesh.size} devices for {tasks} tasks; allowed: devices that divide them")
     if weights is not None:
         check_weights(weights, tasks)
         weights = jnp.asarray(weights)
     episodes = jax.tree.map(jnp.asarray, episodes)
     check_alpha(params, alpha, learn_alpha)
-    loss = scalar(loss, has_aux)
-    value = without_aux(loss, has_aux)
+    checked = scalar(loss, has_aux)
     params, alpha = differentiable(params, alpha, episodes)
-    adapted: Any = getattr(estimator, "adapted", None)
+    of = _Tasks(estimator, checked, has_aux, learn_alpha, with_value, kwargs)
 
-    def F(params: PyTree, alpha: PyTree, episode: Episode) -> tuple[jax.Array, PyTree]:
+    if mesh is None:
+        found = of.sums(params, alpha, episodes, weights, task_chunk)
+    else:
+        found = _on_devices(mesh, of.sums, params, alpha, episodes, weights, task_chunk)
+
+    like = (params, alpha) if learn_alpha else params
+    if of.adapted is None:
+        first = jax.tree.map(lambda x: x[0], episodes)
+        like = jax.eval_shape(lambda e: of.own(params, alpha, e)[1], first)
+    mean = jax.tree.map(
+        lambda g, one: (g / found.weight).astype(jnp.result_type(one.dtype, float)), found.gradient, like
+    )
+    gradient, rates = mean if learn_alpha else (mean, None)
+    check_derivative(gradient, of.value, params, episodes.inner, alpha, of.inner, tasks=True)
+    F_mean: Any = None if found.value is None else found.value / found.weight
+    return MetaGradient(F_mean, gradient, rates, *found.of_each)
+
+
+@dataclass(frozen=True)
+class _Tasks:
+    """An estimator and a loss over some tasks."""
+
+    estimator: Estimator
+    loss: Callable[..., Any]
+    has_aux: bool
+    learn_alpha: bool
+    with_value: bool
+    kwargs: dict[str, Any]
+
+    @property
+    def adapted(self) -> Any:
+        """w_K of an estimator that is the gradient of f(w_K; D_o); None for another one."""
+        return getattr(self.estimator, "adapted", None)
+
+    @property
+    def value(self) -> Loss:
+        return without_aux(self.loss, self.has_aux)
+
+    @property
+    def inner(self) -> InnerLoop:
+        return self.kwargs.get("inner", ONE_STEP)
+
+    @property
+    def wanted(self) -> int | tuple[int, int]:
+        """The arguments of F that are differentiated."""
+        return (0, 1) if self.learn_alpha else 0
+
+    def sums(
+        self, params: PyTree, alpha: PyTree, episodes: Episode, weights: Any, task_chunk: int | None
+    ) -> _Sums:
+        like = (params, alpha) if self.learn_alpha else params
+        narrow = any(x.dtype != tree.wide(x.dtype) for x in jax.tree.leaves(like))
+        # A sum over tasks gains where it is part of a matrix product; gradients in vectors are fused with
+        # theirs, and half as fast together (results/benchmarks.md, the families of tasks).
+        matrices = any(x.ndim > 1 for x in jax.tree.leaves(params))
+        one = self.adapted is not None and weights is None and matrices and not narrow
+        of = functools.partial(self.together if one else self.apart, params, alpha)
+        return _in_chunks(of, episodes, weights, task_chunk)
+
+    def F(self, params: PyTree, alpha: PyTree, episode: Episode) -> tuple[jax.Array, PyTree]:
+        """(f(w_K; D_o), aux)"""
         check_episode(episode)
-        found = adapted_loss(adapted, loss, episode, has_aux, **kwargs)(params, alpha)
-        return found if has_aux else (found, None)
+        found = adapted_loss(self.adapted, self.loss, episode, self.has_aux, **self.kwargs)(params, alpha)
+        return found if self.has_aux else (found, None)
 
-    def together(some: Episode, _: None) -> _Sums:
+    def together(self, params: PyTree, alpha: PyTree, some: Episode, _: None) -> _Sums:
         """One gradient of the sum: parameters that tasks share have one product over all their samples."""
 
         def total(params: PyTree, alpha: PyTree) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
-            values, aux = jax.vmap(F, in_axes=(None, None, 0))(params, alpha, some)
+            values, aux = jax.vmap(self.F, in_axes=(None, None, 0))(params, alpha, some)
             return jnp.sum(values, dtype=tree.wide(values.dtype)), (values, aux)
 
-        (value, of_each), gradient = jax.value_and_grad(total, wanted, has_aux=True)(params, alpha)
+        (value, of_each), gradient = jax.value_and_grad(total, self.wanted, has_aux=True)(params, alpha)
         return _Sums(len(of_each[0]), gradient, value, of_each)
 
-    def apart(some: Episode, p: jax.Array | None) -> _Sums:
+    def apart(self, params: PyTree, alpha: PyTree, some: Episode, p: jax.Array | None) -> _Sums:
         """A gradient a task, weighted and summed in a wider type."""
-        if adapted is not None:
-            of_each, gradient = jax.vmap(
-                jax.value_and_grad(F, wanted, has_aux=True), in_axes=(None, None, 0)
-            )(params, alpha, some)
-        else:
-            of_each, gradient = jax.vmap(own)(some)
+        each = jax.value_and_grad(self.F, self.wanted, has_aux=True) if self.adapted is not None else self.own
+        of_each, gradient = jax.vmap(functools.partial(each, params, alpha))(some)
 
         def total(x: jax.Array) -> jax.Array:
             if p is None:
@@ -227,44 +295,57 @@ def _over_tasks(
         count = jax.tree.leaves(gradient)[0].shape[0] if p is None else jnp.sum(p, dtype=tree.wide(p.dtype))
         return _Sums(count, jax.tree.map(total, gradient), jax.tree.map(total, of_each[0]), of_each)
 
-    def own(episode: Episode) -> tuple[tuple[Any, PyTree], PyTree]:
-        more = kwargs | ({"learn_alpha": True} if learn_alpha else {})
-        gradient = estimator(value, params, episode, alpha=alpha, **more)
-        if not with_value:
+    def own(self, params: PyTree, alpha: PyTree, episode: Episode) -> tuple[tuple[Any, PyTree], PyTree]:
+        """((f(w_K; D_o), aux), G) of an estimator that is no gradient of an adapted loss."""
+        more = self.kwargs | ({"learn_alpha": True} if self.learn_alpha else {})
+        gradient = self.estimator(self.value, params, episode, alpha=alpha, **more)
+        if not self.with_value:
             return (None, None), gradient
-        w = adapt(value, params, episode.inner, alpha, kwargs.get("inner", ONE_STEP))
-        found = loss(w, episode.outer)
-        return found if has_aux else (found, None), gradient
+        found = self.loss(adapt(self.value, params, episode.inner, alpha, self.inner), episode.outer)
+        return found if self.has_aux else (found, None), gradient
 
-    wanted = (0, 1) if learn_alpha else 0
-    like: PyTree = (params, alpha) if learn_alpha else params
-    narrow = any(x.dtype != tree.wide(x.dtype) for x in jax.tree.leaves(like))
-    # A sum over tasks gains where it is part of a matrix product; gradients in vectors are fused with theirs,
-    # and half as fast together (results/benchmarks.md, the families of tasks).
-    matrices = any(x.ndim > 1 for x in jax.tree.leaves(params))
-    one = adapted is not None and weights is None and matrices and not narrow
-    sums = together if one else apart
-    found = _in_chunks(sums, episodes, weights, tasks if task_chunk is None else min(int(task_chunk), tasks))
 
-    if adapted is None:
-        like = jax.eval_shape(own, jax.tree.map(lambda x: x[0], episodes))[1]
-    mean = jax.tree.map(
-        lambda g, one: (g / found.weight).astype(jnp.result_type(one.dtype, float)), found.gradient, like
-    )
-    gradient, rates = mean if learn_alpha else (mean, None)
-    inner = kwargs.get("inner", ONE_STEP)
-    check_derivative(gradient, value, params, episodes.inner, alpha, inner, tasks=True)
-    F_mean: Any = None if found.value is None else found.value / found.weight
-    return MetaGradient(F_mean, gradient, rates, *found.of_each)
+def _on_devices(
+    mesh: jax.sharding.Mesh,
+    sums: Callable[..., _Sums],
+    params: PyTree,
+    alpha: PyTree,
+    episodes: Episode,
+    weights: Any,
+    task_chunk: int | None,
+) -> _Sums:
+    """`sums` over each device's own tasks, and the sums of these."""
+    axes = mesh.axis_names
+    tasks, everywhere = jax.sharding.PartitionSpec(axes), jax.sharding.PartitionSpec()
+
+    def of_device(params: PyTree, rates: PyTree, episodes: Episode, weights: Any) -> _Sums:
+        rates = alpha if is_optax(alpha) else rates
+        found = sums(*differentiable(params, rates, episodes), episodes, weights, task_chunk)
+        weight, gradient, value = jax.lax.psum((found.weight, found.gradient, found.value), axes)
+        return _Sums(weight, gradient, value, found.of_each)
+
+    given = (params, None if is_optax(alpha) else alpha, episodes, weights)
+    specs = (everywhere, everywhere, tasks, tasks)
+    if jax.sharding.AxisType.Explicit in mesh.axis_types:
+        given = tuple(
+            jax.tree.map(lambda x, to=to: jax.sharding.reshard(x, to), part)
+            for part, to in zip(given, (jax.sharding.NamedSharding(mesh, s) for s in specs), strict=True)
+        )
+    return jax.shard_map(
+        of_device,
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=_Sums(everywhere, everywhere, everywhere, tasks),
+    )(*given)
 
 
 def _in_chunks(
-    sums: Callable[[Episode, Any], _Sums], episodes: Episode, weights: jax.Array | None, width: int
+    sums: Callable[[Episode, Any], _Sums], episodes: Episode, weights: jax.Array | None, width: int | None
 ) -> _Sums:
     """`sums` over all tasks, `width` of them at a time."""
     everything = (episodes, weights)
     tasks = jax.tree.leaves(episodes)[0].shape[0]
-    if width == tasks:
+    if width is None or width >= tasks:
         return sums(*everything)
     everything = jax.tree.map(_gathered, everything)
     whole = tasks - tasks % width

@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
     sys.exit("error: the command line needs tyro; pip install 'jaxmaml[advice]' or 'jaxmaml[training]'")
 
 from jaxmaml.advice.options import Options, check, precision
-from jaxmaml.configuration import configure
+from jaxmaml.configuration import configure, cores
 from jaxmaml.training.presets import DESCRIPTIONS, PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def train(preset: Choice) -> int:
     Checkpoints, the learning curve, the resolved configuration and figures go to a folder of
     results/training. Stopped or killed, the same command goes on from the last evaluation.
     """
-    configure(float64=preset.precision == "float64")
+    configure(float64=preset.precision == "float64", devices=cores())
     try:
         from jaxmaml.training import loop
     except ModuleNotFoundError as error:

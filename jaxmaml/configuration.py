@@ -3,14 +3,21 @@
 import os
 
 
-def configure(float64: bool) -> None:
-    """The precision, and compiled programs kept on disk.
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def configure(float64: bool, devices: int | None = None) -> None:
+    """The precision, the devices that a CPU counts as, and compiled programs kept on disk.
 
     Matrix products have the full precision of their type; without this, GPUs round float32 to 11 bits
     (docs/gpu.md).
     """
     import jax
 
+    if devices is not None:
+        jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_x64", float64)
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxmaml import hvp, tree
-from jaxmaml._inner_gradient import inner_gradient
+from jaxmaml._inner_gradient import inner_gradient, varying
 from jaxmaml.checks import check_mask, check_rates, check_step_count, check_steps_axis, concrete
 from jaxmaml.types import Loss, PyTree
 
@@ -183,6 +183,7 @@ def _repeat(step: Callable[..., Any], carry: Any, batches: tuple[PyTree, ...], i
     A single step is no loop: outside jit a scan of a new function compiles at every call; inside, XLA may
     share the work of a step that is no loop with what surrounds it.
     """
+    carry = varying(carry, batches)
     if inner.batch_per_step:
         check_steps_axis(batches, inner.steps)
         if inner.steps == 1:

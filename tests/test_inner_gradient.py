@@ -9,7 +9,19 @@ import numpy as np
 import optax
 import pytest
 
-from jaxmaml import Episode, fo_maml, hf_maml, hvp, inner_gradient, maml, maml_same_batch, meta_gradient
+from jaxmaml import (
+    Episode,
+    InnerLoop,
+    adapt,
+    adapt_has_finite_derivative,
+    fo_maml,
+    hf_maml,
+    hvp,
+    inner_gradient,
+    maml,
+    maml_same_batch,
+    meta_gradient,
+)
 
 HEAD = {"body": False, "head": True}
 PULL, RATE, DELTA = 0.7, 0.11, 0.03
@@ -364,6 +376,33 @@ def test_replicated_parameters_in_shard_map(estimator, chunk):
     expected = jax.jit(functools.partial(mean, chunk=None))(w, 0.1, episodes)
     chex.assert_trees_all_close(shared(mean), expected, rtol=1e-11)
     chex.assert_trees_all_close(shared(alone), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "alpha", [0.1, optax.adam(0.1), optax.sgd(0.1, momentum=0.9)], ids=["rate", "adam", "sgd"]
+)
+@pytest.mark.parametrize("levels", [1, 2])
+def test_several_steps_in_shard_map(alpha, levels):
+    """Replicated parameters are the start of each device's own inner loops."""
+    mesh = jax.make_mesh((2,), ("tasks",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+    batches = np.random.default_rng(1).standard_normal((4, 3, 2))
+    inner = InnerLoop(steps=4, checkpoint_levels=levels)
+
+    def loss(w, batch):
+        return jnp.mean(jnp.sin(batch @ w)) + jnp.sum(w**4)
+
+    def each(w, batches):
+        return jax.vmap(
+            lambda b: (
+                adapt(loss, w, b, alpha, inner),
+                adapt_has_finite_derivative(loss, w, b, alpha, inner),
+            )
+        )(batches)
+
+    w = np.array([0.5, -1.0])
+    shared = jax.shard_map(each, mesh=mesh, in_specs=(spec(), spec("tasks")), out_specs=spec("tasks"))
+    chex.assert_trees_all_close(jax.jit(shared)(w, batches), jax.jit(each)(w, batches), rtol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -1,8 +1,12 @@
 """The mean over tasks: bad input, chunks, memory. Its values are in contracts/test_estimators.py."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxmaml
@@ -248,23 +252,94 @@ def test_weights_that_do_not_fit(weights, says):
         meta_gradient(jaxmaml.maml, loss, W, episodes(), alpha=0.1, weights=weights)
 
 
+def on_two(kind="Auto", shape=(2,), names=("tasks",)):
+    return jax.make_mesh(shape, names, axis_types=(getattr(jax.sharding.AxisType, kind),) * len(names))
+
+
 @pytest.mark.parametrize("kind", ["Explicit", "Auto"])
 @pytest.mark.parametrize("weights", [None, np.array([1.0, 3.0, 0.5, 2.5])])
 def test_tasks_on_several_devices(kind, weights):
     """Sharded tasks, with any chunk."""
-    mesh = jax.make_mesh((2,), ("tasks",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+    mesh = on_two(kind)
     spec = jax.sharding.PartitionSpec
     where = jax.sharding.NamedSharding(mesh, spec()), jax.sharding.NamedSharding(mesh, spec("tasks"))
     w, some = jax.device_put((W, episodes()), where)
 
-    def mean(w, some, chunk=None):
-        return meta_gradient(jaxmaml.maml, loss, w, some, alpha=0.1, task_chunk=chunk, weights=weights)
+    def mean(w, some, chunk=None, mesh=None):
+        return meta_gradient(
+            jaxmaml.maml, loss, w, some, alpha=0.1, task_chunk=chunk, weights=weights, mesh=mesh
+        )
 
     expected = mean(W, episodes())
     with jax.set_mesh(mesh):
-        for chunk in (None, 1, 2, 3):
-            found = jax.jit(mean, static_argnums=2)(w, some, chunk)
+        for chunk, shared in ((None, None), (1, None), (2, None), (3, None), (None, mesh), (1, mesh)):
+            found = jax.jit(mean, static_argnums=(2, 3))(w, some, chunk, shared)
             np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize(("chunk", "weights"), [(None, None), (1, None), (1, [1.0, 3.0, 0.5, 2.5])])
+@pytest.mark.parametrize("w", [W, W[:, None]], ids=["vector", "matrix"])
+@pytest.mark.parametrize("name", sorted(jaxmaml.estimators.estimators()))
+def test_tasks_shared_out(name, w, chunk, weights, kind):
+    """Every field is what one device computes; arrays that the loss and delta close over are traced."""
+
+    def call(w, some, alpha, theta, mesh, **more):
+        def both(w, batch):
+            return loss(theta * w, batch), {"outputs": batch @ w}
+
+        return jaxmaml.meta_value_and_gradient(
+            jaxmaml.estimators.get(name),
+            both,
+            w,
+            some,
+            alpha=alpha,
+            weights=weights,
+            has_aux=True,
+            learn_alpha=True,
+            mesh=mesh,
+            **more,
+            **({"delta": theta / 20} if name == "hf_maml" else {}),
+        )
+
+    given = w, episodes(), 0.1, 1.3
+    expected = jax.jit(lambda *x: call(*x, None))(*given)
+    mesh = on_two(kind)
+    found = jax.jit(lambda *x: call(*x, mesh, task_chunk=chunk))(*given)
+    chex.assert_trees_all_close(found, expected, rtol=1e-11)
+    assert found.gradient.sharding.device_set == set(mesh.devices.flat)
+
+
+@pytest.mark.parametrize(
+    "alpha", [optax.sgd(0.1, momentum=0.5), jnp.array([0.1, 0.2])], ids=["optax", "rates"]
+)
+def test_derivatives_of_a_meta_gradient_on_devices(alpha):
+    """In what the loss closes over, mapped over runs; with several axes and an estimator of one's own."""
+    mesh = on_two(shape=(2, 1), names=("a", "b"))
+
+    def total(theta, estimator, mesh):
+        found = meta_gradient(
+            estimator, lambda w, b: loss(theta * w, b), W, episodes(), alpha=alpha, mesh=mesh, inner=inner
+        )
+        return jnp.sum(found**2)
+
+    def own(*args, **kwargs):
+        return 2 * jaxmaml.maml(*args, **kwargs)
+
+    inner = jaxmaml.InnerLoop(steps=2)
+    thetas = jnp.array([0.8, 1.3])
+    for estimator in (jaxmaml.maml_same_batch, own):
+        here, there = (
+            jax.jit(jax.vmap(jax.grad(functools.partial(total, estimator=estimator, mesh=m))))(thetas)
+            for m in (None, mesh)
+        )
+        np.testing.assert_allclose(there, here, rtol=1e-10)
+
+
+def test_devices_that_do_not_divide_the_tasks():
+    some = jax.tree.map(lambda x: x[:3], episodes())
+    with pytest.raises(ValueError, match="^mesh of 2 devices for 3 tasks; allowed: devices that divide them"):
+        meta_gradient(jaxmaml.maml, loss, W, some, alpha=0.1, mesh=on_two())
 
 
 def test_rates_of_few_digits():

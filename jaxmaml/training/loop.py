@@ -32,7 +32,7 @@ def train(preset: Preset, *, quiet: bool = False) -> int:
     """
     where = store.folder(preset)
     problem = problems.build(preset)
-    functions = problems.functions(preset, problem)
+    functions = problems.functions(preset, problem, problems.devices(preset))
     console = Console(highlight=False, soft_wrap=True, quiet=quiet)
     with store.Store(where, preset) as kept, _terminated() as stop, _bar(console, quiet) as bar:
         state, curve = kept.resume(functions.start())

@@ -73,6 +73,8 @@ class Method:
     """hf_maml with the theorem's delta: eta / (rho alpha ||v||); 1/6 as stated, 1/sqrt(tasks) repaired."""
     task_chunk: int | None = None
     """tasks vectorised together; None: all of them."""
+    devices: int | None = None
+    """devices that share the tasks of a step (on a CPU its cores); None: the most that divide them."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From a preset to functions: the tasks, the network, its loss, the meta-gradient and the outer optimiser."""
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -146,9 +147,23 @@ def inner_loop(preset: Preset, steps: int) -> InnerLoop:
     return InnerLoop(steps, mask)
 
 
-def functions(preset: Preset, problem: Problem) -> Functions:
-    """The outer loop of a preset as pure functions."""
+def devices(preset: Preset) -> jax.sharding.Mesh | None:
+    """Those that share the tasks of a step, as `method.devices` says; None: JAX's default device alone."""
+    tasks, there = preset.outer.tasks, jax.local_device_count()
+    dividing = [n for n in range(1, there + 1) if tasks % n == 0]
+    count = dividing[-1] if preset.method.devices is None else preset.method.devices
+    if count not in dividing:
+        raise ValueError(f"method.devices = {count}; allowed for {tasks} tasks: {dividing}")
+    if count == 1:
+        return None
+    kind = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((count,), ("tasks",), axis_types=kind, devices=jax.local_devices()[:count])
+
+
+def functions(preset: Preset, problem: Problem, mesh: jax.sharding.Mesh | None = None) -> Functions:
+    """The outer loop of a preset as pure functions, with the tasks of a step on the devices of mesh."""
     check_preset(preset)
+    everywhere = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     optimizer = outer_optimizer(preset)
     estimator = estimators.get(preset.method.estimator)
     takes = inspect.signature(estimator).parameters
@@ -169,6 +184,7 @@ def functions(preset: Preset, problem: Problem) -> Functions:
             inner=inner,
             learn_alpha=learned,
             task_chunk=preset.method.task_chunk,
+            mesh=mesh,
             **more,
         )
         # d/d log alpha = alpha d/d alpha.
@@ -185,17 +201,18 @@ def functions(preset: Preset, problem: Problem) -> Functions:
         params, rates = optax.apply_updates((state.params, state.log_alpha), updates)
         return State(state.step + 1, params, rates, memory, state.key)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def advance(state: State, stop: jax.Array, tasks: Distribution) -> State:
         return jax.lax.while_loop(lambda s: s.step < stop, lambda s: one(s, tasks), state)
 
     @jax.jit
     def measure(state: State, tasks: Distribution) -> dict[int, tuple[jax.Array, jax.Array]]:
         episodes = tasks.episodes(jax.random.key(preset.evaluation.seed), preset.evaluation.episodes)
-        return {k: measured(preset, problem, state, episodes, k) for k in (0, *preset.evaluation.steps)}
+        counts = (0, *preset.evaluation.steps)
+        return {k: measured(preset, problem, state, episodes, k, mesh) for k in counts}
 
     def begin() -> State:
-        return start(preset, problem.params)
+        return jax.device_put(start(preset, problem.params), everywhere)
 
     return Functions(begin, advance, measure, gradients_a_step(preset))
 
@@ -210,15 +227,29 @@ def start(preset: Preset, params: PyTree) -> State:
 
 
 def measured(
-    preset: Preset, problem: Problem, state: State, episodes: Episode, steps: int
+    preset: Preset,
+    problem: Problem,
+    state: State,
+    episodes: Episode,
+    steps: int,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(loss, measure) on the query batch of each episode after `steps` inner steps, shape (episodes,)."""
+    """(loss, measure) on the query batch of each episode after `steps` inner steps, shape (episodes,).
+
+    The devices of mesh share the episodes where their number divides them.
+    """
 
     def one(episode: Episode) -> tuple[jax.Array, jax.Array]:
         w = adapted(preset, problem, state, episode.inner, steps)
         return problem.loss(w, episode.outer), problem.measure(w, episode.outer)
 
-    return jax.lax.map(one, episodes, batch_size=preset.method.task_chunk or preset.outer.tasks)
+    def each(some: Episode) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.map(one, some, batch_size=preset.method.task_chunk or preset.outer.tasks)
+
+    if mesh is None or preset.evaluation.episodes % mesh.size:
+        return each(episodes)
+    spec = jax.sharding.PartitionSpec(mesh.axis_names)
+    return jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec)(episodes)
 
 
 def adapted(preset: Preset, problem: Problem, state: State, batch: PyTree, steps: int) -> PyTree:

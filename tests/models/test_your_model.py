@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-PAGE = (pathlib.Path(__file__).parents[2] / "docs/your-model.md").read_text()
+import jaxmaml
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = (ROOT / "docs/your-model.md").read_text()
 EXAMPLES = re.findall(r"## A flax.(\w+) module\n\n```python\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -67,3 +70,19 @@ def test_unequal_clients():
     value, gradient = jax.value_and_grad(mean)(jnp.zeros(4))
     found = names["found"]
     chex.assert_trees_all_close((found.value, found.gradient), (value, gradient), rtol=1e-5, atol=1e-6)
+
+
+def test_tasks_on_several_devices():
+    (code,) = re.findall(r"## Tasks on several devices.*?```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {}
+    exec(re.findall(r"```python\n(.*?)params = ", (ROOT / "README.md").read_text(), re.DOTALL)[0], names)
+    exec(code, names)
+    params = {"a": jnp.linspace(-1.0, 1.0, 96).reshape(3, 32), "b": jnp.linspace(1.0, 2.0, 32)}
+    episodes = jaxmaml.Episode(*map(names["sample"], jax.random.split(jax.random.key(3), 3)))
+    found = names["direction"](params, episodes)
+    each = [
+        jaxmaml.maml(names["loss"], params, jax.tree.map(lambda x, i=i: x[i], episodes), alpha=0.05)
+        for i in range(16)
+    ]
+    assert len(found["a"].sharding.device_set) == 2
+    chex.assert_trees_all_close(found, jax.tree.map(lambda *g: sum(g) / 16, *each), rtol=1e-10)

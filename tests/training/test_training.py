@@ -247,6 +247,39 @@ def test_theorem_step(tmp_path):
     assert functions.gradients_a_step == 4 * (2 + 2 + 1)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_devices_share_the_tasks(tmp_path, precision):
+    """The default, two devices, computes what one does; 9 episodes of evaluation are not shared."""
+    preset = small(tmp_path, 5, precision=precision, inner={"learn_alpha": True})
+    tolerance = {"float32": 2e-4, "float64": 1e-11}[precision]
+    for episodes in (8, 9):
+        preset = changed(preset, evaluation={"episodes": episodes})
+        built = problem.build(preset)
+        found = []
+        for count in (None, 1):
+            mesh = problem.devices(changed(preset, method={"devices": count}))
+            functions = problem.functions(preset, built, mesh)
+            state = functions.advance(functions.start(), 5, built.training)
+            assert len(state.params["head"]["bias"].sharding.device_set) == (2 if count is None else 1)
+            found.append((state.params, state.log_alpha, functions.measure(state, built.test)))
+        chex.assert_trees_all_close(*found, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("count", "tasks", "says"),
+    [
+        (3, 6, r"3; allowed for 6 tasks: \[1, 2\]"),
+        (2, 5, r"2; allowed for 5 tasks: \[1\]"),
+        (0, 4, "0; allowed"),
+    ],
+)
+def test_devices_that_there_are_not(tmp_path, count, tasks, says):
+    preset = small(tmp_path, outer={"steps": 1, "tasks": tasks}, method={"devices": count})
+    with pytest.raises(ValueError, match=f"^method.devices = {says}"):
+        loop.train(preset, quiet=True)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_rates_are_learned_by_array(tmp_path):
     preset = small(tmp_path, 10, inner={"learn_alpha": True, "steps": 2, "adapts": "head"})
     loop.train(preset, quiet=True)
