@@ -18,7 +18,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from jaxmaml import hvp, tree
-from jaxmaml.checks import check_mask, check_params, scalar
+from jaxmaml.checks import check_callable, check_mask, check_params, scalar
 from jaxmaml.types import Loss, PyTree
 
 Gradient = Callable[..., Any]
@@ -54,6 +54,8 @@ def inner_gradient(
       ValueError: a loss that is no scalar, an empty params.
     """
     check_mask("mask", mask)
+    check_callable("loss", loss, "loss(params, batch) -> scalar")
+    check_callable("product", product, "jaxmaml.hvp.exact, none, difference(delta) or one of yours")
 
     def gradient(params: PyTree, batch: PyTree, hessian_batch: PyTree | None = None) -> Any:
         check_params(params)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmaml import tree
 from jaxmaml._inner_gradient import varying
-from jaxmaml.checks import check_episode, check_params, check_weights, scalar, task_axis
+from jaxmaml.checks import check_episode, check_estimator, check_params, check_weights, scalar, task_axis
 from jaxmaml.estimators._adapted import adapted_loss, check_alpha, differentiable, without_aux
 from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, check_derivative, is_optax
 from jaxmaml.types import Episode, Estimator, Loss, PyTree
@@ -153,6 +153,7 @@ def finite_tasks(
 
     Args as for `meta_gradient`.
     """
+    check_estimator(estimator, loss, alpha=alpha, **kwargs)
     task_axis(episodes)
 
     def one(episode: Episode) -> jax.Array:
@@ -190,10 +191,14 @@ def _over_tasks(
     with_value: bool,
     **kwargs: Any,
 ) -> MetaGradient:
+    more = kwargs | ({"learn_alpha": True} if learn_alpha else {})
+    check_estimator(estimator, loss, alpha=alpha, **more)
     check_params(params)
     tasks = task_axis(episodes)
     if task_chunk is not None and not (isinstance(task_chunk, int | np.integer) and task_chunk > 0):
         raise ValueError(f"task_chunk = {task_chunk!r}; allowed: an integer >= 1, or None")
+    if not isinstance(mesh, jax.sharding.Mesh | None):
+        raise TypeError(f"mesh = {mesh!r}; allowed: jax.sharding.Mesh, as of jax.make_mesh, or None")
     if mesh is not None and tasks % mesh.size:
         raise ValueError(f"mesh of {mesh.size} devices for {tasks} tasks; allowed: devices that divide them")
     if weights is not None:

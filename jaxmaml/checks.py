@@ -1,6 +1,8 @@
 """One clear error for bad input, raised while tracing, before anything compiles."""
 
+import inspect
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -69,11 +71,49 @@ def check_params(params: PyTree) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError("params has no leaves; allowed: a pytree of floating-point arrays")
+    _check_variables(params)
     for path, leaf in leaves:
+        where = "params" + (jax.tree_util.keystr(path) or "(the whole of it)")
+        if not isinstance(leaf, int | float | complex | np.ndarray | np.generic | jax.Array):
+            hint = " (of an equinox module: eqx.partition(module, eqx.is_inexact_array))" * callable(leaf)
+            raise TypeError(f"{where} is {type(leaf).__name__}; allowed: floating-point arrays{hint}")
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
-            where = jax.tree_util.keystr(path) or "(the whole of it)"
-            raise TypeError(f"params{where} has dtype {dtype}; allowed: floating point")
+            raise TypeError(f"{where} has dtype {dtype}; allowed: floating point")
+
+
+def _check_variables(params: PyTree) -> None:
+    """Of flax.nnx's variables those alone that are learned: not running statistics, counts of draws."""
+    nnx: Any = sys.modules.get("flax.nnx")  # imported by whoever has such variables
+    if nnx is None:
+        return
+
+    def is_variable(x: Any) -> bool:
+        return isinstance(x, nnx.Variable)
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_variable):
+        if is_variable(leaf) and not isinstance(leaf, nnx.Param):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} is an nnx.{type(leaf).__name__}; allowed: nnx.Param, "
+                "e.g. by jaxmaml.models.split(module) or nnx.split(module, nnx.Param, ...)"
+            )
+
+
+def check_estimator(estimator: Any, loss: Any, **kwargs: Any) -> None:
+    """An estimator takes (loss, params, episode) and these keyword arguments."""
+    check_callable("estimator", estimator, "jaxmaml.maml, fo_maml, hf_maml, maml_same_batch or one of yours")
+    check_callable("loss", loss, "loss(params, batch) -> scalar")
+    name = getattr(estimator, "__name__", "estimator")
+    signature = inspect.signature(estimator)
+    try:
+        signature.bind(loss, None, None, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}; allowed: {', '.join(signature.parameters)}") from error
+
+
+def check_callable(name: str, value: Any, allowed: str) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} = {value!r}; allowed: {allowed}")
 
 
 def scalar(loss: Loss, has_aux: bool = False) -> Callable[..., Any]:
@@ -85,6 +125,8 @@ def scalar(loss: Loss, has_aux: bool = False) -> Callable[..., Any]:
         if isinstance(found, tuple) != has_aux or (has_aux and len(found) != 2):
             raise TypeError(f"loss returned {type(found).__name__}; allowed: {allowed}")
         value = found[0] if has_aux else found
+        if not isinstance(value, int | float | np.ndarray | np.generic | jax.Array):
+            raise TypeError(f"loss returned {type(value).__name__}; allowed: {allowed}")
         if jnp.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             kind = f"shape {jnp.shape(value)} and dtype {jnp.result_type(value)}"
             raise ValueError(f"loss returned a value of {kind}; allowed: {allowed}, floating point")
@@ -131,11 +173,14 @@ def check_mask(name: str, mask: PyTree) -> None:
 
 
 def check_episode(episode: Episode) -> None:
+    """Batches, that of the Hessian or None."""
     if not isinstance(episode, Episode):
         raise TypeError(
             f"episode is {type(episode).__name__}; allowed: jaxmaml.Episode(inner, hessian, outer)"
         )
     for name, batch in zip(episode._fields, episode, strict=True):
+        if batch is None and name != "hessian":
+            raise TypeError(f"episode.{name} = None; allowed: a batch")
         check_batch(f"episode.{name}", batch)
 
 

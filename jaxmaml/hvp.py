@@ -56,6 +56,8 @@ def central_difference(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree
     Other arguments and the result as for `exact`.
     """
     check_positive("delta", delta)
+    if jnp.shape(delta):
+        raise ValueError(f"delta of shape {jnp.shape(delta)}; allowed: a number")
     vector = tree.combine(vector, jax.tree.map(jnp.zeros_like, params))
     norm = tree.norm(vector)
     zero = vanishes(norm)

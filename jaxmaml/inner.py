@@ -18,7 +18,7 @@ import optax
 
 from jaxmaml import hvp, tree
 from jaxmaml._inner_gradient import inner_gradient, varying
-from jaxmaml.checks import check_mask, check_rates, check_step_count, check_steps_axis, concrete
+from jaxmaml.checks import check_mask, check_params, check_rates, check_step_count, check_steps_axis, concrete
 from jaxmaml.types import Loss, PyTree
 
 
@@ -67,6 +67,8 @@ def adapt(loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: Inner
         transformation, whose update is added.
       inner: number of steps and mask. The loop for evaluation may be another one.
     """
+    check_inner(inner)
+    check_params(params)
     if not is_optax(alpha):
         check_rates(alpha, params)
     return descend(hvp.exact, loss, params, (batch,), alpha, replace(inner, remat=False))
@@ -85,6 +87,9 @@ def descend(
     The product of a single step is never computed anew from the parameters: there is no loop to keep
     something for.
     """
+    check_inner(inner)
+    if batches[1:] == (None,):
+        raise TypeError("episode.hessian = None; allowed: a batch; maml_same_batch takes that of inner")
     params = jax.tree.map(jnp.asarray, params)
     gradient = inner_gradient(loss, product, mask=inner.mask, remat=inner.remat and inner.steps > 1)
     free, fixed = tree.partition(params, inner.mask)
@@ -112,6 +117,8 @@ def adapt_has_finite_derivative(
 
     Args as for `adapt`.
     """
+    check_inner(inner)
+    check_params(params)
     params = jax.tree.map(jnp.asarray, params)
     free, fixed = tree.partition(params, inner.mask)
     gradient = inner_gradient(loss, mask=inner.mask, remat=False)
@@ -163,6 +170,11 @@ def check_derivative(
 def is_optax(alpha: PyTree) -> bool:
     """Whether the inner update is an optax transformation, not a rate."""
     return isinstance(alpha, optax.GradientTransformation)
+
+
+def check_inner(inner: Any) -> None:
+    if not isinstance(inner, InnerLoop):
+        raise TypeError(f"inner = {inner!r}; allowed: jaxmaml.InnerLoop, e.g. InnerLoop(steps=5)")
 
 
 def _init(free: PyTree, alpha: PyTree) -> PyTree:

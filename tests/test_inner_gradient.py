@@ -427,3 +427,12 @@ def test_what_is_closed_over_varies_under_vmap(steps):
     np.testing.assert_allclose(call(theta, arc, w), alone, rtol=1e-12)
     np.testing.assert_allclose(jax.jit(call)(theta, arc, w), alone, rtol=1e-9)
     assert not np.allclose(direction(theta[0], arc[1], w), alone[0], rtol=1e-6)
+
+
+def test_arguments_of_another_kind():
+    with pytest.raises(TypeError, match="^product = 'exact'; allowed: jaxmaml.hvp.exact, none, "):
+        inner_gradient(lambda w, _: w, "exact")
+    with pytest.raises(TypeError, match="^loss = 3; allowed: loss"):
+        inner_gradient(3)
+    with pytest.raises(ValueError, match=r"^delta of shape \(2,\); allowed: a number"):
+        hvp.central_difference(lambda w, _: jnp.sum(w**3), jnp.ones(2), jnp.ones(2), None, jnp.ones(2))

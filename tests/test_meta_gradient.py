@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxmaml
 from jaxmaml import Episode, meta_gradient
@@ -59,6 +60,95 @@ def test_bad_chunk(chunk):
 def test_params_without_leaves():
     with pytest.raises(ValueError, match="params has no leaves"):
         meta_gradient(jaxmaml.maml, loss, {}, episodes(), alpha=0.1)
+
+
+def linear(module, batch):
+    return jnp.mean(module(batch) ** 4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"estimator": "maml"}, "estimator = 'maml'; allowed: jaxmaml.maml, fo_maml, "),
+        ({"loss": 3}, "loss = 3; allowed: loss"),
+        ({"loss": lambda *_: None}, "loss returned NoneType; allowed: a scalar"),
+        ({"loss": lambda *_: {"loss": 1.0}}, "loss returned dict; allowed: a scalar"),
+        (
+            {"estimator": jaxmaml.hf_maml},
+            "hf_maml: missing a required argument: 'delta'; allowed: loss, params, ",
+        ),
+        ({"delta": 0.1}, "maml: got an unexpected keyword argument 'delta'; allowed: loss, params, "),
+        ({"inner": 3}, r"inner = 3; allowed: jaxmaml.InnerLoop, e.g. InnerLoop\(steps=5\)"),
+        ({"mesh": 2}, "mesh = 2; allowed: jax.sharding.Mesh"),
+        ({"params": {"w": W, "f": jnp.tanh}}, r"params\['f'\] is \w+; allowed: .*eqx.partition"),
+        ({"params": {"w": W, "name": "a"}}, r"params\['name'\] is str; allowed: floating-point arrays$"),
+        ({"params": {"w": W + 1j}}, r"params\['w'\] has dtype complex128; allowed: floating point"),
+        (
+            {"episodes": episodes()._replace(hessian=None)},
+            "episode.hessian = None; allowed: .*maml_same_batch",
+        ),
+        ({"episodes": episodes()._replace(inner=None)}, "episode.inner = None; allowed: a batch"),
+        ({"episodes": episodes()._replace(outer=None)}, "episode.outer = None; allowed: a batch"),
+        ({"episodes": tuple(episodes())}, "episode is tuple; allowed: jaxmaml.Episode"),
+        (
+            {"loss": linear, "params": nnx.BatchNorm(2, use_running_average=True, rngs=nnx.Rngs(0))},
+            "params.mean is an nnx.BatchStat; allowed: nnx.Param, e.g. by jaxmaml.models.split",
+        ),
+        (
+            {"params": nnx.state(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))},
+            r"params\['rngs'\]\['count'\] is an nnx.RngC",
+        ),
+    ],
+)
+def test_arguments_of_another_kind(changed, says):
+    given = {
+        "estimator": jaxmaml.maml,
+        "loss": loss,
+        "params": W,
+        "episodes": episodes(),
+        "alpha": 0.1,
+    } | changed
+    with pytest.raises(TypeError, match=f"^{says}"):
+        meta_gradient(**given)
+
+
+def test_batch_of_the_hessian_that_is_not_read():
+    """Two batches do for estimators that have no third one."""
+    some = episodes()
+    for estimator in (jaxmaml.fo_maml, jaxmaml.maml_same_batch):
+        both = (meta_gradient(estimator, loss, W, e, alpha=0.1) for e in (some, some._replace(hessian=None)))
+        np.testing.assert_array_equal(*both)
+    for estimator, more in ((jaxmaml.maml, {}), (jaxmaml.hf_maml, {"delta": 0.1})):
+        with pytest.raises(TypeError, match="^episode.hessian = None"):
+            estimator(loss, W, Episode(some.inner[0], None, some.outer[0]), alpha=0.1, **more)
+
+
+def test_modules_are_parameters():
+    """A whole flax.nnx module of learned variables, and its state."""
+    module = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    definition, state = nnx.split(module)
+    of_state = meta_gradient(
+        jaxmaml.maml, lambda s, b: linear(nnx.merge(definition, s), b), state, episodes(), alpha=0.1
+    )
+    of_module = meta_gradient(jaxmaml.maml, linear, module, episodes(), alpha=0.1)
+    w = jnp.concatenate([module.kernel[...], module.bias[...][None]])
+
+    def plain(w, batch):
+        return jnp.mean((batch @ w[:2] + w[2]) ** 4)
+
+    expected = meta_gradient(jaxmaml.maml, plain, w, episodes(), alpha=0.1)
+    for found in (of_state, nnx.state(of_module)):
+        flat = jnp.concatenate([found["kernel"][...], found["bias"][...][None]])
+        np.testing.assert_allclose(flat, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("call", [jaxmaml.adapt, jaxmaml.adapt_has_finite_derivative])
+def test_adapt_says_what_is_wrong(call):
+    batch = episodes().inner[0]
+    with pytest.raises(TypeError, match=r"^params\['f'\] is "):
+        call(loss, {"f": jnp.tanh}, batch, 0.1)
+    with pytest.raises(TypeError, match="^inner = 3; allowed: jaxmaml.InnerLoop"):
+        call(loss, W, batch, 0.1, 3)
 
 
 def test_own_estimator():
