@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 
 from experiments import pipeline, results
-from jaxmaml import constants, models, statistics, storage
+from jaxmaml import measure, models, statistics, storage
 from jaxmaml.advice import target
 from jaxmaml.data import Distribution
 from jaxmaml.timing import medians
 from jaxmaml.training import problem as problems
 from jaxmaml.training.presets import PRESETS, Evaluation, Method, Preset, digest_of
-from jaxmaml.training.problem import Problem, State
+from jaxmaml.training.problem import State, TrainingProblem
 
 METHODS = {
     "maml": Method("maml"),
@@ -161,10 +161,10 @@ def with_rate(preset: Preset, rate: float) -> Preset:
     return dataclasses.replace(preset, outer=dataclasses.replace(preset.outer, rate=rate))
 
 
-def with_constants(preset: Preset) -> tuple[Preset, constants.MeasuredConstants]:
+def with_constants(preset: Preset) -> tuple[Preset, measure.MeasuredConstants]:
     """The preset with L and rho as measured at and near the initial network: lower estimates."""
     problem, _ = target.of_preset(preset, jax.random.key(POOLS_KEY), tasks=8, samples=30)
-    found = constants.measure(problem, key=jax.random.key(0), iterations=12, starts=1, samples=2)
+    found = measure.constants(problem, key=jax.random.key(0), iterations=12, starts=1, samples=2)
     outer = dataclasses.replace(preset.outer, L=found.L.value, rho=found.rho.value)
     return dataclasses.replace(preset, outer=outer), found
 
@@ -176,7 +176,7 @@ def with_seeds(preset: Preset) -> list[Preset]:
 class Lanes(NamedTuple):
     """Runs that differ in numbers of their states only, as one program."""
 
-    problem: Problem
+    problem: TrainingProblem
     start: State
     advance: Any
     measure: Any
@@ -187,7 +187,7 @@ AXES = State(None, 0, 0, 0, 0)  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=4)
-def _functions(preset: Preset) -> tuple[Problem, Any, Any]:
+def _functions(preset: Preset) -> tuple[TrainingProblem, Any, Any]:
     built = problems.build(preset)
     functions = problems.functions(preset, built)
     advance = jax.jit(jax.vmap(functions.advance, (AXES, None, None), AXES))
@@ -280,13 +280,13 @@ def at_budgets(
             allowed = steps * price[REFERENCE] / price[str(method)] * (1 + 1e-9)
             reached = curve[curve.step <= allowed]
             found[method] = reached[reached.step == reached.step.max()].set_index("seed")
-        for measure, (method, last) in itertools.product(("training", "value"), found.items()):
-            mean = statistics.interval(last[measure])
-            paired = statistics.interval(last[measure] - found[REFERENCE][measure])
+        for quantity, (method, last) in itertools.product(("training", "value"), found.items()):
+            mean = statistics.interval(last[quantity])
+            paired = statistics.interval(last[quantity] - found[REFERENCE][quantity])
             rows.append(
                 {
                     "budget": budget,
-                    "measure": measure,
+                    "measure": quantity,
                     "method": method,
                     "step": int(last.step.iloc[0]),
                     "rate": float(last.rate.iloc[0]),
@@ -316,7 +316,7 @@ def averaged(curves: pd.DataFrame, costs: dict[str, float], seconds: dict[str, f
     return pd.DataFrame(rows, columns=columns)
 
 
-def theorem_steps(name: str, preset: Preset, measured: constants.MeasuredConstants) -> pd.DataFrame:
+def theorem_steps(name: str, preset: Preset, measured: measure.MeasuredConstants) -> pd.DataFrame:
     """MAML from one seed with multiples of the theorem's step: losses and value against steps."""
     preset = with_method(preset, REFERENCE)
     variants = [

@@ -24,6 +24,7 @@ NOT_NUMERICAL = (
     "command_line.py",
     "configuration.py",
     "constants.py",
+    "measure",
     "models",
     "names.py",
     "plotting.py",

@@ -220,7 +220,9 @@ class Run:
         return {
             "grad_norm": tree.norm(objective.grad_F(self.family, state.w, self.alpha)),
             "objective": objective.F(self.family, state.w, self.alpha),
-            "smoothness": step_size.smoothness(self.L, self.rho, self.alpha, jax.vmap(tree.norm)(gradients)),
+            "smoothness": step_size.estimated_smoothness(
+                self.L, self.rho, self.alpha, jax.vmap(tree.norm)(gradients)
+            ),
             "spread": jnp.sqrt(jnp.mean(jnp.sum(jnp.square(centred), axis=1))),
             "direction_norm": state.direction_norm,
             "step_size": state.step_size,

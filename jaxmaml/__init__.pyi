@@ -3,6 +3,7 @@ from . import constants as constants
 from . import data as data
 from . import estimators as estimators
 from . import hvp as hvp
+from . import measure as measure
 from . import models as models
 from . import tasks as tasks
 from . import theory as theory

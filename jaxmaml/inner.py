@@ -88,7 +88,7 @@ def descend(
     something for.
     """
     check_inner(inner)
-    if batches[1:] == (None,):
+    if len(batches) == 2 and batches[1] is None:
         raise TypeError("episode.hessian = None; allowed: a batch; maml_same_batch takes that of inner")
     params = jax.tree.map(jnp.asarray, params)
     gradient = inner_gradient(loss, product, mask=inner.mask, remat=inner.remat and inner.steps > 1)

@@ -32,10 +32,10 @@ def task_gradients(family: Family, w: jax.Array) -> jax.Array:
     return jax.vmap(lambda b: jax.grad(task_loss, argnums=1)(family, w, b))(batches)
 
 
-def smoothness(family: Family, w: jax.Array, alpha: Scalar, L: Scalar, rho: Scalar) -> jax.Array:
+def smoothness_at(family: Family, w: jax.Array, alpha: Scalar, L: Scalar, rho: Scalar) -> jax.Array:
     """L(w) = 4 L + 2 rho alpha E_i ||grad f_i(w)|| (as summarised), unit phi/u^2."""
     norms = jax.vmap(tree.norm)(task_gradients(family, w))
-    return step_size.smoothness(L, rho, alpha, norms)
+    return step_size.estimated_smoothness(L, rho, alpha, norms)
 
 
 def F(family: Family, w: jax.Array, alpha: Scalar) -> jax.Array:

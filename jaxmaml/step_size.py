@@ -19,7 +19,7 @@ class TheoremStepState(NamedTuple):
     """L~(w), unit phi/u^2."""
 
 
-def smoothness(L: Scalar, rho: Scalar, alpha: Scalar, task_grad_norms: jax.Array) -> jax.Array:
+def estimated_smoothness(L: Scalar, rho: Scalar, alpha: Scalar, task_grad_norms: jax.Array) -> jax.Array:
     """L~(w) = 4 L + 2 rho alpha mean_j ||grad f_j(w; D_beta)||; with exact norms over all tasks, L(w)."""
     return 4 * L + 2 * rho * alpha * jnp.mean(task_grad_norms)
 
@@ -55,7 +55,7 @@ def scale_by_theorem_step(
         **extra: Any,
     ) -> tuple[PyTree, TheoremStepState]:
         del state, params, extra
-        current = smoothness(L, rho, alpha, task_grad_norms)
+        current = estimated_smoothness(L, rho, alpha, task_grad_norms)
         step = c / current
         scaled = jax.tree.map(lambda g: -step.astype(g.dtype) * g, updates)
         return scaled, TheoremStepState(step, current)

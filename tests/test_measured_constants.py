@@ -15,8 +15,8 @@ from jax.flatten_util import ravel_pytree
 from small_families import SIZES
 from suprema import FAMILIES, one_thread, param, suprema
 
-from jaxmaml import constants, tasks
-from jaxmaml.constants import UNITS, Problem, from_family, from_pools, lanczos, measure, points_near, ritz
+from jaxmaml import tasks
+from jaxmaml.measure import UNITS, Problem, constants, from_family, from_pools, lanczos, points_near, ritz
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 KEY = jax.random.key(11)
@@ -55,7 +55,7 @@ def test_families(name):
     family = FAMILIES[name]
     declared = family.constants()
     points = [jnp.asarray(w) for w in (*random_points(family, 3), *summits(name))]
-    measured = measure(from_family(family, points[0]), points=points, key=KEY)
+    measured = constants(from_family(family, points[0]), points=points, key=KEY)
     for constant in ("L", "rho", "sigma"):
         bound, value = getattr(declared, constant), getattr(measured, constant).value
         assert value <= bound * (1 + 1e-9) + 1e-12, constant
@@ -79,7 +79,7 @@ def test_cosine_in_closed_form():
     flat, steep = np.full(4, 0.2), np.full(4, 0.2)
     flat[1], steep[2] = (math.pi - phases[2, 1]) / 2.3, (math.pi / 2 - phases[1, 2]) / 2.3
     problem = from_family(family, jnp.zeros(4))
-    at = functools.partial(measure, problem, key=KEY, samples=2)
+    at = functools.partial(constants, problem, key=KEY, samples=2)
     assert at(points=[flat]).L.value == pytest.approx(0.3 + 1.7 * 2.3**2, rel=1e-12)
     steepest = at(points=[steep])
     assert steepest.rho.value == pytest.approx(1.7 * 2.3**3, rel=1e-12)
@@ -97,7 +97,7 @@ def test_each_task_has_its_own_hessian():
         return 1.5 * jnp.mean(batch) * (w[0] ** 2 - w[1] ** 2 / 4) + w[0] ** 3 * jnp.mean(batch) / 6
 
     pools = jnp.ones((2, 4)) * jnp.array([[1.0], [-1.0]])
-    measured = measure(
+    measured = constants(
         from_pools(loss, jnp.array([0.0, 0.4]), pools), points=[jnp.array([0.0, 0.4])], key=KEY
     )
     assert measured.L.value == pytest.approx(3.0)
@@ -176,7 +176,7 @@ NETWORK = {"key": KEY, "samples": 64, "starts": 6}
 def test_network_against_dense_derivatives(dtype):
     """20 parameters, 24 Lanczos steps: exact but for rounding, 1e-4 with third derivatives in float32."""
     problem = network_problem(dtype)
-    measured = measure(problem, points=[problem.params], **NETWORK)
+    measured = constants(problem, points=[problem.params], **NETWORK)
     reference = network_reference()
     rounding = 1e-9 if dtype is np.float64 else 1e-4
     for name in ("L", "rho", "sigma"):
@@ -191,7 +191,7 @@ def test_network_against_dense_derivatives(dtype):
 
 def test_network_far_from_exact_lanczos_is_below():
     problem, reference = network_problem(), network_reference()
-    rough = measure(
+    rough = constants(
         problem, points=[problem.params], key=KEY, iterations=2, starts=1, samples=8, tolerance=10
     )
     for name in ("L", "rho"):
@@ -213,7 +213,7 @@ def test_full_matrix_products():
     watched = dataclasses.replace(problem, loss=loss)
     with jax.default_matmul_precision("default"):
         points = points_near(watched, KEY, steps=1, perturbations=1)
-        measure(watched, key=KEY, points=points[:1], iterations=2, starts=1, samples=2)
+        constants(watched, key=KEY, points=points[:1], iterations=2, starts=1, samples=2)
     assert seen == {"highest"}
 
 
@@ -231,7 +231,7 @@ def test_units():
     moved = [jax.tree.map(lambda x, j=j: x + j, plain.params) for j in (0.0, 0.1, -0.3)]
     for points in (moved, None):
         far = None if points is None else [jax.tree.map(lambda x: s * x, p) for p in points]
-        here, there = measure(plain, points=points, **NETWORK), measure(scaled, points=far, **NETWORK)
+        here, there = constants(plain, points=points, **NETWORK), constants(scaled, points=far, **NETWORK)
         for name, power in powers.items():
             for end in ("value", "low", "high"):
                 expected = getattr(getattr(here, name), end) * c / s**power
@@ -324,12 +324,12 @@ def test_an_unconverged_norm_says_so_and_more_steps_mend_it():
 
     problem = from_pools(loss, jnp.ones(200), jnp.zeros((1, 3)))
     options = {"points": [jnp.ones(200)], "key": KEY, "samples": 2, "starts": 1}
-    rough = measure(problem, iterations=2, tolerance=1e-7, **options)
+    rough = constants(problem, iterations=2, tolerance=1e-7, **options)
     assert "not converged in 16 steps" in rough.L.how
     assert rough.L.value < 1 <= rough.L.high
-    stopped = measure(problem, iterations=2, tolerance=0.5, **options)
+    stopped = constants(problem, iterations=2, tolerance=0.5, **options)
     assert stopped.L.value < rough.L.value
-    fine = measure(problem, iterations=60, **options)
+    fine = constants(problem, iterations=60, **options)
     assert "not converged" not in fine.L.how
     assert fine.L.value == pytest.approx(1, rel=1e-3)
 
@@ -344,7 +344,7 @@ def test_a_kink_shows_in_pairs_of_points_only():
         return 0.5 * jnp.mean(batch) * jnp.maximum(w[0], 0) ** 2
 
     points = [jnp.array([x]) for x in (-3.0, -0.3, 0.5)]
-    measured = measure(from_pools(loss, points[0], jnp.ones((2, 4))), points=points, key=KEY)
+    measured = constants(from_pools(loss, points[0], jnp.ones((2, 4))), points=points, key=KEY)
     assert measured.rho.value == pytest.approx(1 / 0.8)
     assert measured.rho.how == "difference of Hessians between points 1 and 2, task 0"
 
@@ -361,7 +361,7 @@ def test_rounding_is_not_taken_for_rho():
     near = w + np.float32(2.0**-23)
     moved = np.abs((b + near) - (b + w))
     assert 50 < np.sum(moved > 15 * 2.0**-23) < 150, "rounding must show for the test to say anything"
-    measured = measure(from_pools(loss, w, b), points=[w, near], key=KEY, samples=2)
+    measured = constants(from_pools(loss, w, b), points=[w, near], key=KEY, samples=2)
     # The steepest of 200 angles is within 0.04 of the top of a sine, 1e-3 below it.
     assert 0.999 <= measured.rho.value <= 1.001
 
@@ -380,7 +380,7 @@ def test_the_largest_of_many_tasks_is_not_taken_for_the_worst():
 
     problem = Problem(loss, jnp.zeros(2), jnp.zeros((60, 1, 2)), sample)
     found = [
-        measure(problem, points=[jnp.zeros(2)], key=jax.random.key(seed), samples=4).sigma_tilde
+        constants(problem, points=[jnp.zeros(2)], key=jax.random.key(seed), samples=4).sigma_tilde
         for seed in range(40)
     ]
     squares = np.array([e.value**2 for e in found])
@@ -402,7 +402,7 @@ def test_the_worst_task_is_found():
         return (1.0 + who[:, None]) * (2 * jax.random.bernoulli(key, shape=(who.size, size)) - 1.0)
 
     problem = Problem(loss, jnp.zeros(1), jnp.zeros((7, 1)), sample)
-    measured = measure(problem, points=[jnp.zeros(1)], key=KEY)
+    measured = constants(problem, points=[jnp.zeros(1)], key=KEY)
     for name, n in (("sigma_tilde", 256), ("sigma_h", 64)):
         found = getattr(measured, name)
         assert found.value == pytest.approx(7)
@@ -429,7 +429,7 @@ def test_heavy_tails_are_named():
     normal, pareto = problem(jax.random.normal), problem(heavy)
 
     def measured(of, seed):
-        return measure(of, points=[jnp.zeros(1)], key=jax.random.key(seed))
+        return constants(of, points=[jnp.zeros(1)], key=jax.random.key(seed))
 
     assert not any("heavy tail" in measured(normal, seed).sigma_tilde.how for seed in range(5))
     assert any("heavy tail" in measured(pareto, seed).sigma_tilde.how for seed in range(5))
@@ -445,7 +445,7 @@ def test_a_sample_that_ignores_who_is_named():
 
     wrong = dataclasses.replace(plain, sample=sample)
     with pytest.warns(UserWarning, match="is off that of full by .*who"):
-        measure(wrong, points=[plain.params], **NETWORK)
+        constants(wrong, points=[plain.params], **NETWORK)
 
 
 def test_samples_of_pools_are_uniform_and_of_the_task():
@@ -469,7 +469,7 @@ def test_points_near():
     w = ravel_pytree(problem.params)[0]
     points = [ravel_pytree(p)[0] for p in points_near(problem, KEY)]
     assert len(points) == 8
-    L = measure(problem, points=[problem.params], **NETWORK).L.value
+    L = constants(problem, points=[problem.params], **NETWORK).L.value
     gradients = jax.vmap(lambda b: ravel_pytree(jax.grad(network)(problem.params, b))[0])(problem.full)
     np.testing.assert_array_equal(points[0], w)
     # 6 Lanczos steps set the rate, hence 1 %.
@@ -490,7 +490,7 @@ def test_points_near_without_curvature_or_length():
     assert len(points_near(flat, KEY)) == 4
     nothing = from_pools(linear, jnp.array([0.0]), jnp.ones((2, 4)))
     assert len(points_near(nothing, KEY)) == 1
-    measured = measure(nothing, key=KEY)
+    measured = constants(nothing, key=KEY)
     assert all(getattr(measured, name).value <= 1e-15 for name in UNITS)
 
 
@@ -500,10 +500,10 @@ def test_parts_add_up_to_the_whole(tight, monkeypatch):
     family = tasks.make("cosine", **SIZES["cosine"], tau=1.0)
     points = [jnp.asarray(w) for w in random_points(family, 2)]
     problem = from_family(family, points[0])
-    whole = measure(problem, points=points, key=KEY)
+    whole = constants(problem, points=points, key=KEY)
     if tight == "memory":
-        monkeypatch.setattr(constants, "ENTRIES", 20)
-    parts = measure(problem, points=points, key=KEY, task_chunk=2 if tight == "task_chunk" else None)
+        monkeypatch.setattr("jaxmaml.measure.survey.ENTRIES", 20)
+    parts = constants(problem, points=points, key=KEY, task_chunk=2 if tight == "task_chunk" else None)
     for name in ("L", "rho", "sigma"):
         assert getattr(parts, name).value == pytest.approx(getattr(whole, name).value, rel=1e-12), name
     assert parts.products == whole.products
@@ -515,17 +515,17 @@ def test_parts_add_up_to_the_whole(tight, monkeypatch):
 def test_cost_is_as_documented():
     """P n (k + 18 s + 3 m) + 1152 s + 8 m (48 + k), and 2 n k for each pair of points that differ."""
     problem, n, P, k, s, m = network_problem(), 3, 4, 20, NETWORK["starts"], NETWORK["samples"]
-    together = measure(problem, points=[problem.params] * P, **NETWORK)
+    together = constants(problem, points=[problem.params] * P, **NETWORK)
     assert together.products == P * n * (k + 18 * s + 3 * m) + 1152 * s + 8 * m * (48 + k)
     moved = [jax.tree.map(lambda x, j=j: x + j, problem.params) for j in range(P)]
-    apart = measure(problem, points=moved, **NETWORK)
+    apart = constants(problem, points=moved, **NETWORK)
     assert apart.products - together.products == (P - 1) * n * 2 * k
     assert (apart.points, apart.tasks) == (P, n)
 
 
 def test_record():
     problem = network_problem()
-    measured = measure(problem, points=[problem.params], **NETWORK)
+    measured = constants(problem, points=[problem.params], **NETWORK)
     declared = measured.constants()
     for name in UNITS:
         assert getattr(declared, name) == getattr(measured, name).value
@@ -537,9 +537,9 @@ def test_record():
 
 def test_the_same_key_gives_the_same():
     problem = network_problem()
-    first, second = (measure(problem, points=[problem.params], **NETWORK) for _ in range(2))
+    first, second = (constants(problem, points=[problem.params], **NETWORK) for _ in range(2))
     assert first == second
-    other = measure(problem, points=[problem.params], **NETWORK | {"key": jax.random.key(3)})
+    other = constants(problem, points=[problem.params], **NETWORK | {"key": jax.random.key(3)})
     assert other.sigma_tilde != first.sigma_tilde
 
 
@@ -551,7 +551,7 @@ def test_half_precision_parameters():
 
     x = np.random.default_rng(0).standard_normal((2, 30, 3)).astype(np.float32)
     problem = from_pools(loss, jnp.ones(3, jnp.bfloat16), x)
-    found = measure(problem, points=[problem.params], key=KEY, samples=2).L.value
+    found = constants(problem, points=[problem.params], key=KEY, samples=2).L.value
     expected = np.linalg.norm(np.einsum("inp,inq->ipq", x, x) / 30, 2, axis=(1, 2)).max()
     assert found == pytest.approx(expected, rel=2**-6)
 
@@ -565,7 +565,7 @@ def error(problem=None, **changes):
     fields = {f.name for f in dataclasses.fields(Problem)} & changes.keys()
     problem = dataclasses.replace(problem, **{name: changes.pop(name) for name in fields})
     with pytest.raises((ValueError, TypeError)) as caught:
-        measure(problem, **{"key": KEY, "samples": 2, **changes})
+        constants(problem, **{"key": KEY, "samples": 2, **changes})
     return caught.type, str(caught.value)
 
 

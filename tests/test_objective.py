@@ -26,7 +26,7 @@ def test_smoothness():
     w = jnp.array([0.4, -1.0, 2.0])
     norms = np.linalg.norm(family.task_gradients(np.asarray(w)), axis=1)
     expected = 4 * 5.0 + 2 * 8.0 * 0.03 * norms.mean()
-    np.testing.assert_allclose(objective.smoothness(family, w, 0.03, 5.0, 8.0), expected, rtol=1e-13)
+    np.testing.assert_allclose(objective.smoothness_at(family, w, 0.03, 5.0, 8.0), expected, rtol=1e-13)
 
 
 def test_F_hat_of_quadratics():

@@ -29,7 +29,7 @@ def test_smoothness_agrees_with_the_lemma():
     from jaxmaml import Constants, step_size
 
     constants = Constants(L=3.0, rho=2.0, sigma=0.0)
-    found = step_size.smoothness(3.0, 2.0, 0.07, NORMS)
+    found = step_size.estimated_smoothness(3.0, 2.0, 0.07, NORMS)
     assert float(found) == pytest.approx(smoothness.smoothness(constants, 0.07, 12.0))
 
 

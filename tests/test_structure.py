@@ -39,6 +39,7 @@ LAYERS = {
         {"estimators", "tasks", "theory"},
         {"_meta_gradient", "step_size"},
         {"objective"},
+        {"measure"},
         {"constants"},
         {"training"},
         {"advice"},

@@ -31,7 +31,7 @@ from jaxmaml.models.normalisation import EPSILON
 from jaxmaml.timing import table
 from jaxmaml.training import problem as problems
 from jaxmaml.training.presets import PRESETS, Evaluation, Method, Preset
-from jaxmaml.training.problem import Problem, State
+from jaxmaml.training.problem import State, TrainingProblem
 from jaxmaml.types import Episode, PyTree
 
 DEFAULT = dataclasses.replace(
@@ -127,7 +127,7 @@ def run(preset: Preset) -> list[str]:
 # jaxmaml
 
 
-def ours(preset: Preset, problem: Problem, starts: list[PyTree], example: Episode) -> list[Side]:
+def ours(preset: Preset, problem: TrainingProblem, starts: list[PyTree], example: Episode) -> list[Side]:
     """jaxmaml from each start, its outer step one compiled program."""
     optimizer = problems.outer_optimizer(preset)
     estimator = estimators.get(preset.method.estimator)
@@ -195,7 +195,7 @@ def in_torch_layout(tree: PyTree) -> list[np.ndarray]:
 # learn2learn
 
 
-def theirs(preset: Preset, _: Problem, starts: list[PyTree], example: Episode) -> list[Side]:
+def theirs(preset: Preset, _: TrainingProblem, starts: list[PyTree], example: Episode) -> list[Side]:
     """learn2learn from each start, with one thread of torch or one a core, whichever is faster."""
     # Threads of torch that wait would otherwise spin, on the cores that jaxmaml has its turn on.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

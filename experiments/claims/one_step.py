@@ -79,7 +79,7 @@ class _Drift:
 
         keys = jax.random.split(jax.random.key(run.seed), self.blocks)
         out = {"b": jnp.linalg.norm(objective.grad_F(run.family, w, run.alpha))}
-        out["smoothness"] = objective.smoothness(run.family, w, run.alpha, run.L, run.rho)
+        out["smoothness"] = objective.smoothness_at(run.family, w, run.alpha, run.L, run.rho)
         count = self.blocks * BLOCK
         for name, x in zip(("change", "direction", "moved"), jax.lax.map(block, keys), strict=True):
             mean, square = x.mean(axis=0)

@@ -71,7 +71,7 @@ class _Box:
             values = [objective.F(self.family, x, self.alpha) for x in (w, u)]
             summary, norms = [], []
             for x in (w, u):
-                summary.append(objective.smoothness(self.family, x, self.alpha, self.L, self.rho))
+                summary.append(objective.smoothness_at(self.family, x, self.alpha, self.L, self.rho))
                 norms.append((summary[-1] - 4 * self.L) / (2 * self.rho * self.alpha))
             sharp = [(1 + lam) ** 2 * self.L + (1 + lam) * self.rho * self.alpha * n for n in norms]
             change = tree.norm(gradients[1] - gradients[0]) / length

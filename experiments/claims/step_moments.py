@@ -78,7 +78,7 @@ class Moments:
             start = transform.init(w)
             return transform.update(w, start, task_grad_norms=norms)[1].smoothness
 
-        exact = objective.smoothness(self.family, w, self.alpha, self.L, self.rho)
+        exact = objective.smoothness_at(self.family, w, self.alpha, self.L, self.rho)
 
         def block(key: jax.Array) -> jax.Array:
             ratio = exact / jax.vmap(one)(jax.random.split(key, BLOCK))

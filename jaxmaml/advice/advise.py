@@ -1,6 +1,6 @@
 """Advice on alpha, delta, batches and the estimator, from what is measured on a problem.
 
-    1. L, rho, sigma, sigma_tilde, sigma_h                   jaxmaml.constants
+    1. L, rho, sigma, sigma_tilde, sigma_h                   jaxmaml.measure
     2. what the theorems ask for and promise with them       advice.bounds
     3. how far the estimators differ, at w0 and further on   advice.differences
     4. what a step of each costs                             advice.differences
@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmaml import InnerLoop, constants, float_optimal_delta, scale_by_theorem_step, storage, theorem_delta
+from jaxmaml import InnerLoop, float_optimal_delta, measure, scale_by_theorem_step, storage, theorem_delta
 from jaxmaml.advice import bounds, differences, rules, target
 from jaxmaml.advice.bounds import Promise
 from jaxmaml.advice.differences import Cost, Point
 from jaxmaml.advice.options import Options, check
 from jaxmaml.advice.rules import FLOAT, Recommendation
-from jaxmaml.constants import MeasuredConstants
+from jaxmaml.measure import MeasuredConstants
 from jaxmaml.theory import hf_maml, theorems
 from jaxmaml.training.problem import outer_optimizer
 from jaxmaml.types import BatchSizes
@@ -71,7 +71,7 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
     say("measuring L, rho, sigma, sigma_tilde and sigma_h")
     effort = target.effort(options)
     how: dict[str, Any] = effort.measure
-    measured = constants.measure(problem, key=for_constants, task_chunk=about.task_chunk, **how)
+    measured = measure.constants(problem, key=for_constants, task_chunk=about.task_chunk, **how)
     found = measured.constants()
     if found.L == 0:
         raise ValueError("L = 0: the loss is linear in the parameters at every point; allowed: a curved loss")

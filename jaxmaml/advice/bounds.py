@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxmaml import theory
 from jaxmaml.theory import drift, hf_maml, maml, smoothness, step_moments
-from jaxmaml.theory.drift import Noise, Theorem
+from jaxmaml.theory.drift import NoiseCoefficients, Theorem
 from jaxmaml.theory.gradient_comparison import comparison_constants
 from jaxmaml.types import BatchSizes, Constants
 
@@ -193,7 +193,7 @@ def plan_summarised(
     allowed = epsilon**2 / (C * (1 + unit * constants.sigma))
     if unit > 0:
         allowed = min(allowed, epsilon / (C * unit))
-    noise = Noise(theorem.persistent(alpha * constants.L), 0.0, 1.0, 1.0, 1.0)
+    noise = NoiseCoefficients(theorem.persistent(alpha * constants.L), 0.0, 1.0, 1.0, 1.0)
     extra, fixed = _others(theorem, constants, alpha)
     # The last factor leaves room for rounding, so that the floor is below epsilon and not equal to it.
     allowed *= 1 - 1e-9
@@ -259,7 +259,9 @@ def _others(theorem: Theorem, constants: Constants, alpha: float) -> tuple[float
     return PRODUCT.get(theorem.name, 2) * samples, float(B_prime * D_beta)
 
 
-def _without_inner(noise: Noise, constants: Constants, B: np.ndarray, D_o: np.ndarray) -> np.ndarray:
+def _without_inner(
+    noise: NoiseCoefficients, constants: Constants, B: np.ndarray, D_o: np.ndarray
+) -> np.ndarray:
     s2, t2 = constants.sigma**2, constants.sigma_tilde**2
     return (
         noise.sigma * s2 + noise.outer * t2 / D_o + noise.tasks * s2 / B + noise.outer_tasks * t2 / (B * D_o)

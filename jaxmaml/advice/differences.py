@@ -28,9 +28,9 @@ from jax.tree_util import Partial
 from jaxmaml import estimators, hvp, meta_gradient, tree
 from jaxmaml.advice.bounds import maml_first
 from jaxmaml.advice.norms import noise, norm_of_mean
-from jaxmaml.constants import Problem
 from jaxmaml.estimators.hf_maml import ArcDelta
 from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, descend
+from jaxmaml.measure import Problem
 from jaxmaml.statistics import Interval, interval
 from jaxmaml.timing import medians
 from jaxmaml.types import Episode, PyTree
@@ -134,7 +134,7 @@ def lab(
     """Compiles every estimator.
 
     Args:
-      problem: as for `jaxmaml.constants.measure`.
+      problem: as for `jaxmaml.measure.constants`.
       sizes: tasks (B), D_in, D_h, D_o of a step.
       alpha: inner rate, unit u^2/phi.
       arcs: ||delta v|| (unit u) by the name of the rule.

@@ -16,7 +16,7 @@ class Options:
 
     target: tyro.conf.Positional[str]
     """a training preset, or package.module:function, which takes no arguments and returns a
-    jaxmaml.constants.Problem (the current folder is searched too)."""
+    jaxmaml.measure.Problem (the current folder is searched too)."""
     alpha: float | None = None
     """inner rate; None: the preset's, else the largest for which all theorems are derived, 1/(10 L)."""
     inner_steps: int | None = None

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxmaml.advice.options import Options, precision
 from jaxmaml.checks import check_params
-from jaxmaml.constants import Problem, from_pools
+from jaxmaml.measure import Problem, from_pools
 from jaxmaml.names import nearest, unknown
 from jaxmaml.training.presets import PRESETS, Preset
 
@@ -28,7 +28,7 @@ class Effort:
     pool: int = 120
     steps: int = 48
     measure: dict[str, int] = dataclasses.field(default_factory=dict)
-    """arguments of jaxmaml.constants.measure."""
+    """arguments of jaxmaml.measure.constants."""
 
 
 QUICK = Effort(5, 10, 12, {"iterations": 8, "starts": 1, "samples": 4})
@@ -130,7 +130,7 @@ def _call(target: str) -> Problem:
         ) from None
     found = function()
     if not isinstance(found, Problem):
-        raise ValueError(f"{target} returned {type(found).__name__}; allowed: a jaxmaml.constants.Problem")
+        raise ValueError(f"{target} returned {type(found).__name__}; allowed: a jaxmaml.measure.Problem")
     try:
         check_params(found.params)
     except TypeError as error:

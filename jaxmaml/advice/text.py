@@ -8,7 +8,7 @@ from jaxmaml.advice.advise import Advice
 from jaxmaml.advice.bounds import AFFORDABLE, REPAIRED, Plan, Promise
 from jaxmaml.advice.differences import Point
 from jaxmaml.advice.rules import number
-from jaxmaml.constants import UNITS
+from jaxmaml.measure import UNITS
 from jaxmaml.statistics import Interval
 from jaxmaml.theory import drift
 

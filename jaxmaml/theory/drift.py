@@ -26,7 +26,7 @@ LEAST_TASKS = 20
 Array = np.ndarray | float
 
 
-class Noise(NamedTuple):
+class NoiseCoefficients(NamedTuple):
     """Coefficients of N over its five parts, numbers."""
 
     sigma: float
@@ -43,7 +43,7 @@ class Noise(NamedTuple):
 
 class Drift(NamedTuple):
     kappa: float
-    noise: Noise
+    noise: NoiseCoefficients
 
 
 class Condition(NamedTuple):
@@ -92,7 +92,7 @@ def combine(c: float, tau: float, r2: Split, V: Split) -> Drift:
     cv = c * P2 / 2
     return Drift(
         k0 - cr * r2.b - cv * V.b / LEAST_TASKS,
-        Noise(
+        NoiseCoefficients(
             cr * r2.sigma,
             cr * r2.outer,
             cv * V.sigma,

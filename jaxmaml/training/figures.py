@@ -14,7 +14,7 @@ from jaxmaml import plotting
 from jaxmaml.training import problem as problems
 from jaxmaml.training import store
 from jaxmaml.training.presets import Preset
-from jaxmaml.training.problem import Problem, State
+from jaxmaml.training.problem import State, TrainingProblem
 
 SHADES = ("0.6", "#0072B2", "#D55E00", "#009E73")
 """by number of inner steps: none in grey, then colours that stay apart for the colour-blind."""
@@ -22,7 +22,7 @@ DASHES = (":", "-", "--", "-.")
 TASKS = 3
 
 
-def draw(where: pathlib.Path, preset: Preset, problem: Problem, state: State) -> list[pathlib.Path]:
+def draw(where: pathlib.Path, preset: Preset, problem: TrainingProblem, state: State) -> list[pathlib.Path]:
     """learning_curve and gallery as SVG and PDF in the run's folder; the SVG files' paths."""
     _, curve = store.read(where)
     made = []
@@ -69,7 +69,7 @@ def title_of(preset: Preset) -> str:
     return f"{name}, {data.ways}-way {data.support}-shot, {method}{note}"
 
 
-def gallery(preset: Preset, problem: Problem, state: State) -> Figure:
+def gallery(preset: Preset, problem: TrainingProblem, state: State) -> Figure:
     """Predictions on the first test episodes, before and after adaptation."""
     key = jax.random.key(preset.evaluation.seed)
     if preset.data.name == "sinusoid":
@@ -77,7 +77,7 @@ def gallery(preset: Preset, problem: Problem, state: State) -> Figure:
     return _images(preset, problem, state, key)
 
 
-def _waves(preset: Preset, problem: Problem, state: State, key: jax.Array) -> Figure:
+def _waves(preset: Preset, problem: TrainingProblem, state: State, key: jax.Array) -> Figure:
     figure, axes = plotting.panels(TASKS)
     episodes = problem.test.episodes(key, preset.evaluation.episodes)
     waves = problem.test.waves(key, preset.evaluation.episodes)  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def _waves(preset: Preset, problem: Problem, state: State, key: jax.Array) -> Fi
     return plotting.finish(figure, f"{title_of(preset)}: predictions", columns=5)
 
 
-def _images(preset: Preset, problem: Problem, state: State, key: jax.Array) -> Figure:
+def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Array) -> Figure:
     """A row a task: one support image of each class, then query images with what is predicted."""
     ways, shown = preset.data.ways, 7
     steps = preset.evaluation.steps[-1]

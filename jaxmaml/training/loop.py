@@ -17,7 +17,7 @@ from jaxmaml import statistics
 from jaxmaml.training import problem as problems
 from jaxmaml.training import store
 from jaxmaml.training.presets import Preset
-from jaxmaml.training.problem import Functions, Problem, State
+from jaxmaml.training.problem import Functions, State, TrainingProblem
 
 STOPPED = 143
 """exit status after SIGTERM, as shells have it."""
@@ -76,7 +76,7 @@ def train(preset: Preset, *, quiet: bool = False) -> int:
 
 def _evaluate(
     functions: Functions,
-    problem: Problem,
+    problem: TrainingProblem,
     state: State,
     curve: pd.DataFrame,
     seconds: float,
@@ -94,14 +94,14 @@ def _evaluate(
     return new if curve.empty else pd.concat([curve, new], ignore_index=True)
 
 
-def _draw(where: pathlib.Path, preset: Preset, problem: Problem, state: State) -> None:
+def _draw(where: pathlib.Path, preset: Preset, problem: TrainingProblem, state: State) -> None:
     from jaxmaml.training import figures
 
     for path in figures.draw(where, preset, problem, state):
         print(path)
 
 
-def _line(problem: Problem, curve: pd.DataFrame, rate: float) -> str:
+def _line(problem: TrainingProblem, curve: pd.DataFrame, rate: float) -> str:
     row = curve.iloc[-1]
     return f"loss {row.loss:.3f}  {problem.unit} {row.value:.3f}  {rate:.0f} steps/s"
 

@@ -35,7 +35,7 @@ from jaxmaml.training.presets import Data, Preset
 from jaxmaml.types import Episode, Loss, PyTree
 
 
-class Problem(NamedTuple):
+class TrainingProblem(NamedTuple):
     """Tasks, and a network with its loss and measure."""
 
     training: Distribution
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
     apply: Callable[..., jax.Array]
 
 
-def build(preset: Preset) -> Problem:
+def build(preset: Preset) -> TrainingProblem:
     """The tasks (on the device) and the network of a preset, in its precision.
 
     Raises:
@@ -59,8 +59,8 @@ def build(preset: Preset) -> Problem:
     params, apply = models.split(network(preset))
     if preset.data.name == "sinusoid":
         loss = models.squared_error(apply)
-        return Problem(training, test, params, loss, loss, "mean squared error", apply)
-    return Problem(
+        return TrainingProblem(training, test, params, loss, loss, "mean squared error", apply)
+    return TrainingProblem(
         training, test, params, models.cross_entropy(apply), models.accuracy(apply), "accuracy", apply
     )
 
@@ -160,7 +160,7 @@ def devices(preset: Preset) -> jax.sharding.Mesh | None:
     return jax.make_mesh((count,), ("tasks",), axis_types=kind, devices=jax.local_devices()[:count])
 
 
-def functions(preset: Preset, problem: Problem, mesh: jax.sharding.Mesh | None = None) -> Functions:
+def functions(preset: Preset, problem: TrainingProblem, mesh: jax.sharding.Mesh | None = None) -> Functions:
     """The outer loop of a preset as pure functions, with the tasks of a step on the devices of mesh."""
     check_preset(preset)
     everywhere = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -228,7 +228,7 @@ def start(preset: Preset, params: PyTree) -> State:
 
 def measured(
     preset: Preset,
-    problem: Problem,
+    problem: TrainingProblem,
     state: State,
     episodes: Episode,
     steps: int,
@@ -252,7 +252,7 @@ def measured(
     return jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec)(episodes)
 
 
-def adapted(preset: Preset, problem: Problem, state: State, batch: PyTree, steps: int) -> PyTree:
+def adapted(preset: Preset, problem: TrainingProblem, state: State, batch: PyTree, steps: int) -> PyTree:
     """Parameters after `steps` inner steps on a batch; 0 leaves them as they are."""
     if steps == 0:
         return state.params

@@ -123,7 +123,7 @@ class TestEveryTheorem:
         """So that the constants at the right end hold on the whole range."""
         grid = [theorem.split(lam) for lam in np.linspace(1e-4, theorem.lam_max, 60)]
         assert np.all(np.diff([x.kappa for x in grid]) <= 1e-15)
-        for part in drift.Noise._fields:
+        for part in drift.NoiseCoefficients._fields:
             assert np.all(np.diff([getattr(x.noise, part) for x in grid]) >= -1e-15), part
         assert grid[-1].kappa > 0
 

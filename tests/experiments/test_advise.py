@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
-from jaxmaml import Episode, InnerLoop, adapt, constants, objective, theory
+from jaxmaml import Episode, InnerLoop, adapt, measure, objective, theory
 from jaxmaml.advice import advise, bounds, differences, rules, target, text
 from jaxmaml.advice.bounds import REPAIRED, promises
 from jaxmaml.advice.differences import Cost
@@ -61,7 +61,7 @@ def looks():
         one = family(shared)
         known = one.constants()
         arcs = advise.difference_arcs(known.rho, ALPHA, SIZES["tasks"], jnp.float64)
-        lab = differences.lab(constants.from_family(one, jnp.asarray(W)), SIZES, ALPHA, arcs)
+        lab = differences.lab(measure.from_family(one, jnp.asarray(W)), SIZES, ALPHA, arcs)
         found[shared] = one, differences.look(lab, "w0", jnp.asarray(W), 48, jax.random.key(3))
         # Of one inner step with another alpha, as the theorems' promises ask.
         F, norm = differences.objective(lab, jnp.asarray(W), 0.3)
@@ -81,8 +81,8 @@ def difference(point, name):
 def test_promises_are_the_theorys_at_measured_constants():
     """Measured on a family, then every number from jaxmaml.theory and the family's closed forms."""
     one = family(False)
-    measured = constants.measure(
-        constants.from_family(one, jnp.asarray(W)), key=jax.random.key(0), starts=1, samples=2
+    measured = measure.constants(
+        measure.from_family(one, jnp.asarray(W)), key=jax.random.key(0), starts=1, samples=2
     )
     found = measured.constants()
     declared = one.constants()
@@ -330,7 +330,7 @@ def test_noise_of_a_step(looks):
 def test_stall_of_two_inner_steps():
     """The factor that FO-MAML leaves out, against the dense Jacobian of adaptation, P_i = (dw_2 / dw)^T."""
     one, inner, w = family(False), InnerLoop(2), jnp.asarray(W)
-    problem = constants.from_family(one, w)
+    problem = measure.from_family(one, w)
 
     def end(w, batch):
         return adapt(problem.loss, w, batch, ALPHA, inner)
@@ -512,14 +512,14 @@ def advise_here(tmp_path, monkeypatch, capsys):
 
 WRONG = """
 import jax.numpy as jnp
-from jaxmaml import constants
+from jaxmaml import measure
 def problem(): return {"loss": 1}
 def needs(size): return size
-def whole(): return constants.Problem(None, jnp.arange(3), jnp.ones((2, 3)), None)
-def scalar(): return constants.Problem(None, jnp.ones(3), jnp.ones(()), None)
+def whole(): return measure.Problem(None, jnp.arange(3), jnp.ones((2, 3)), None)
+def scalar(): return measure.Problem(None, jnp.ones(3), jnp.ones(()), None)
 def line():
     x = jnp.ones((3, 4, 2))
-    return constants.from_pools(lambda w, b: jnp.mean(b @ w), jnp.ones(2), x)
+    return measure.from_pools(lambda w, b: jnp.mean(b @ w), jnp.ones(2), x)
 """
 
 
@@ -533,7 +533,7 @@ def line():
         (["wrong_problm:problem"], "no module 'wrong_problm'; .* Did you mean 'wrong_problem'?"),
         (["jaxmaml.nothing:f"], "no module 'jaxmaml.nothing'"),
         (["wrong_problem:problm"], "unknown function of wrong_problem 'problm'; .*Did you mean 'problem'?"),
-        (["wrong_problem:problem"], "returned dict; allowed: a jaxmaml.constants.Problem"),
+        (["wrong_problem:problem"], "returned dict; allowed: a jaxmaml.measure.Problem"),
         (
             ["wrong_problem:needs"],
             "missing a required argument: 'size'; allowed: a function without arguments",
@@ -632,7 +632,7 @@ def test_the_page_runs():
     assert f"Use {written['recommendation']['estimator']}" in said
     for reason in written["recommendation"]["reasons"]:
         assert reason in said
-    found = Constants(**{name: written["constants"][name]["value"] for name in constants.UNITS})
+    found = Constants(**{name: written["constants"][name]["value"] for name in measure.UNITS})
     maml = written["promises"][0]
     assert maml["alpha"] == pytest.approx(min(0.03, 1 / 6 / found.L))
     plan = maml["derived"]
