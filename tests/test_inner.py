@@ -10,6 +10,7 @@ import optax
 import pytest
 from compilations import compilations
 from jax.flatten_util import ravel_pytree
+from small_network import HEAD, network, problem
 
 import jaxmaml
 from jaxmaml import Episode, InnerLoop, adapt, adapt_has_finite_derivative, meta_gradient
@@ -18,34 +19,11 @@ from jaxmaml import Episode, InnerLoop, adapt, adapt_has_finite_derivative, meta
 pytestmark = pytest.mark.xdist_group("inner")
 
 RATES = {"body": {"kernel": 0.07, "bias": 0.2}, "head": 0.13}
-HEAD = {"body": False, "head": True}
 DELTA = 0.02
-
-
-def network(params, batch):
-    """A small smooth network, its parameters shifted and scaled."""
-    x, y = batch
-    hidden = jnp.tanh(x @ params["body"]["kernel"] + params["body"]["bias"])
-    return jnp.mean((hidden @ params["head"][0] + params["head"][1] - y) ** 2)
 
 
 loss = jax.jit(network)
 """For calls outside jit, which otherwise compile every operation of every derivative by itself."""
-
-
-def problem(dtype=np.float64, tasks=None):
-    rng = np.random.default_rng(8)
-    params = {
-        "body": {"kernel": rng.standard_normal((2, 5)), "bias": rng.standard_normal(5) + 0.3},
-        "head": [1.7 * rng.standard_normal(5), np.array(0.4)],
-    }
-    lead = () if tasks is None else (tasks,)
-
-    def batch(count):
-        return 1.3 * rng.standard_normal((*lead, count, 2)) + 0.5, 2 * rng.standard_normal((*lead, count))
-
-    # Different sizes: a swapped batch cannot go unnoticed.
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, Episode(batch(4), batch(6), batch(5))))
 
 
 def unrolled(params, episode, alpha, steps, mask=None):
