@@ -17,6 +17,7 @@ def main() -> int:
         meta_gradients,
         sweeps,
         textbook,
+        transformer,
     )
     from jaxmaml import storage
 
@@ -33,7 +34,7 @@ def main() -> int:
         "medians in one run: absolute times hold for one machine and hour.",
         "",
     ]
-    for module in (meta_gradients, textbook, inner_steps, sweeps, last):
+    for module in (meta_gradients, textbook, inner_steps, transformer, sweeps, last):
         print(f"{module.__name__.rsplit('.', 1)[-1]}: {module.__doc__}".splitlines()[0])
         if module is compile_share and not compile_share.MANIFEST.exists():
             print(
