@@ -7,6 +7,9 @@ from flax import nnx
 from jaxmaml.names import unknown
 
 METHODS = ("lax", "patches")
+LARGE, BLOCK = 2**24, 2**22
+"""bytes of patches: above the first they are made for as many images at a time as give the second, which a
+core's cache holds. In memory they cost more than the product."""
 
 
 def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, method: str | None = None) -> jax.Array:
@@ -39,6 +42,16 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, method: str | None
     if method == "lax":
         layout = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
+    rows, columns = (-(-side // stride) for side in x.shape[1:3])
+    size = x.shape[0] * rows * columns * 9 * x.shape[3] * dtype.itemsize
+    if size <= LARGE:
+        return _by_patches(x, kernel, stride)
+    # Computed again on the way back, so that patches are never kept.
+    one = jax.checkpoint(lambda image: _by_patches(image[None], kernel, stride)[0])
+    return jax.lax.map(one, x, batch_size=max(1, x.shape[0] * BLOCK // size))
+
+
+def _by_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     n, height, width, channels = x.shape
     rows, columns = -(-height // stride), -(-width // stride)
     edges = [jax.lax.padtype_to_pads((side,), (3,), (stride,), "SAME")[0] for side in (height, width)]

@@ -10,6 +10,7 @@ import pytest
 import variants
 from flax import nnx
 
+from jaxmaml.models import convolution
 from jaxmaml.models.convolution import METHODS, Conv3x3, conv3x3
 
 SHAPES = [(2, 5, 6, 3), (1, 7, 7, 1), (3, 4, 9, 2), (2, 1, 1, 4), (1, 1, 2, 3), (2, 8, 3, 5)]
@@ -59,11 +60,19 @@ class TestBothMethods:
         np.testing.assert_allclose(convolved(shape, stride)[2][method], whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("images", [None, 1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_derivatives_agree_with_a_kernel_for_each_task(stride):
-    """Gradients and Hessian-vector products of a nonlinear function, three tasks under vmap."""
-    x, kernel = problem((6, 5, 6, 3))
-    x, kernel = np.asarray(x).reshape(3, 2, 5, 6, 3), np.asarray(kernel)
+def test_derivatives_agree_with_a_kernel_for_each_task(stride, images, monkeypatch):
+    """Values, gradients and Hessian-vector products of a nonlinear function, three tasks under vmap.
+
+    Also where the patches are those of some of the three images at a time.
+    """
+    x, kernel = problem((9, 5, 6, 3))
+    if images is not None:
+        patches = 27 * x.dtype.itemsize * -(-5 // stride) * (6 // stride)
+        monkeypatch.setattr(convolution, "LARGE", patches)
+        monkeypatch.setattr(convolution, "BLOCK", images * patches)
+    x, kernel = np.asarray(x).reshape(3, 3, 5, 6, 3), np.asarray(kernel)
     kernels = np.stack([kernel, kernel * 0.1, kernel - 1]) / 10
 
     def products(method):
@@ -71,7 +80,9 @@ def test_derivatives_agree_with_a_kernel_for_each_task(stride):
             return jnp.sum(jnp.sin(conv3x3(x, k, stride, method)))
 
         def product(x, k):
-            return jax.jvp(jax.grad(f, (0, 1)), (x, k), (jnp.cos(x), jnp.sin(3 * k)))
+            return conv3x3(x, k, stride, method), jax.jvp(
+                jax.grad(f, (0, 1)), (x, k), (jnp.cos(x), jnp.sin(3 * k))
+            )
 
         return jax.jit(jax.vmap(product))(x, kernels)
 
