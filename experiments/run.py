@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxmaml import estimators, objective, step_size, tree
 from jaxmaml._meta_gradient import meta_gradient
+from jaxmaml._random import integers
 from jaxmaml.checks import check_nonnegative, check_positive, check_step_count
-from jaxmaml.random import integers
 from jaxmaml.step_size import scale_by_theorem_step
 from jaxmaml.types import Array, BatchSizes, Episode, Family, PyTree, Scalar
 

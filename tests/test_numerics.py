@@ -9,7 +9,7 @@ import reference
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 
-from jaxmaml import hvp, random, tree, trigonometry
+from jaxmaml import _random, _trigonometry, hvp, tree
 from jaxmaml.theory import finite_difference
 from jaxmaml.types import Constants
 
@@ -151,7 +151,7 @@ class TestTrigonometry:
     @pytest.mark.parametrize("name", ["sin", "cos"])
     def test_accuracy(self, name):
         exact = getattr(np, name)(self.x.astype(np.longdouble))
-        found = np.asarray(jax.jit(getattr(trigonometry, name))(self.x))
+        found = np.asarray(jax.jit(getattr(_trigonometry, name))(self.x))
         assert np.max(np.abs(found - exact)) <= 4e-16
 
     @pytest.mark.parametrize("name", ["sin", "cos"])
@@ -159,7 +159,7 @@ class TestTrigonometry:
         @jax.jit
         def derivatives(x):
             found = []
-            for function in (getattr(m, name) for m in (trigonometry, jnp)):
+            for function in (getattr(m, name) for m in (_trigonometry, jnp)):
                 one = jax.grad(function)
                 two = jax.grad(one)
                 found.append([jax.vmap(g)(x) for g in (one, two, jax.grad(two))])
@@ -170,20 +170,20 @@ class TestTrigonometry:
 
     def test_float32(self):
         x = self.x[:100].astype(np.float32)
-        for a, b in ((trigonometry.sin, jnp.sin), (trigonometry.cos, jnp.cos)):
+        for a, b in ((_trigonometry.sin, jnp.sin), (_trigonometry.cos, jnp.cos)):
             ours, theirs = jax.jit(lambda x, a=a, b=b: (a(x), b(x)))(x)
             assert ours.dtype == np.float32
             np.testing.assert_array_equal(ours, theirs)
 
     @pytest.mark.parametrize("name", ["sin", "cos"])
     def test_bounded_where_a_run_has_diverged(self, name):
-        found = jax.jit(getattr(trigonometry, name))(np.array([1e17, -1e200]))
+        found = jax.jit(getattr(_trigonometry, name))(np.array([1e17, -1e200]))
         assert np.all(np.abs(found) <= 1 + 1e-2)
 
 
-standard_normal = jax.jit(random.standard_normal, static_argnums=1)
-bits = jax.jit(random.bits, static_argnums=1)
-integers = jax.jit(random.integers, static_argnums=(1, 2))
+standard_normal = jax.jit(_random.standard_normal, static_argnums=1)
+bits = jax.jit(_random.bits, static_argnums=1)
+integers = jax.jit(_random.integers, static_argnums=(1, 2))
 
 
 class TestRandom:
@@ -234,7 +234,7 @@ class TestRandom:
 
     def test_finite_for_every_pattern(self):
         patterns = np.concatenate([np.arange(0, 2**32, 65_521), [0, 511, 512, 2**32 - 1]]).astype(np.uint32)
-        x = np.asarray(jax.jit(random.normal_of_bits)(patterns))
+        x = np.asarray(jax.jit(_random.normal_of_bits)(patterns))
         assert np.all(np.isfinite(x))
         assert np.all(np.diff(x[:-4]) >= 0)
         assert x.min() == -x.max()

@@ -14,7 +14,7 @@ import numpy as np
 from experiments import sweep
 from experiments.cells import theorem_run
 from experiments.run import Run, log_steps
-from jaxmaml import random, trigonometry
+from jaxmaml import _random, _trigonometry
 from jaxmaml.tasks import cosine, digits, shared_quadratic, two_cosines
 from jaxmaml.timing import medians, table
 from jaxmaml.types import BatchSizes
@@ -111,10 +111,10 @@ def limits(base: Run) -> tuple[float, float]:
     sines = 5 * B * d
 
     def draw(seed: jax.Array) -> jax.Array:
-        return jnp.sum(random.standard_normal(jax.random.key(seed), (normals,)))
+        return jnp.sum(_random.standard_normal(jax.random.key(seed), (normals,)))
 
     def waves(seed: jax.Array) -> jax.Array:
-        return jnp.sum(trigonometry.sin(jnp.linspace(0.0, 9.0, sines) + seed))
+        return jnp.sum(_trigonometry.sin(jnp.linspace(0.0, 9.0, sines) + seed))
 
     return across(draw, 8), across(waves, 8)
 

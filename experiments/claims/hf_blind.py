@@ -25,7 +25,7 @@ from experiments.cells import Cells, theorem_run
 from experiments.judging import at_most, largest, place_of, smallest, untested
 from experiments.results import LedgerRow, Place
 from experiments.run import Run, Step, log_steps, step_norms
-from jaxmaml import objective, plotting, random, statistics, theory
+from jaxmaml import _random, objective, plotting, statistics, theory
 from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.statistics import Interval
 from jaxmaml.tasks import hf_blind, shared_curvature
@@ -69,7 +69,7 @@ def ones(key: jax.Array, count: Scalar) -> jax.Array:
     used = jnp.clip(count - 32 * jnp.arange(WORDS), 0, 32).astype(jnp.uint32)
     # A shift by all 32 bits is not defined.
     mask = jnp.where(used > 0, jnp.uint32(2**32 - 1) >> jnp.minimum(32 - used, 31), jnp.uint32(0))
-    return jnp.sum(jax.lax.population_count(random.bits(key, WORDS) & mask).astype(int))
+    return jnp.sum(jax.lax.population_count(_random.bits(key, WORDS) & mask).astype(int))
 
 
 @jax.tree_util.register_dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxmaml import objective
-from jaxmaml.random import integers
+from jaxmaml._random import integers
 from jaxmaml.types import Family, Loss, PyTree
 
 

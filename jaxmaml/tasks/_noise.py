@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmaml.random import standard_normal
-from jaxmaml.trigonometry import cos, sin
+from jaxmaml._random import standard_normal
+from jaxmaml._trigonometry import cos, sin
 from jaxmaml.types import PyTree, Scalar
 
 

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmaml._trigonometry import cos
 from jaxmaml.tasks._noise import Noise, NoiseBatch, NoisyCenters, make_noise
-from jaxmaml.trigonometry import cos
 from jaxmaml.types import Array, Constants, Infimum, Scalar
 
 

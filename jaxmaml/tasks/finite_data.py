@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmaml._random import integers
 from jaxmaml.checks import check_nonnegative, check_positive, check_step_count
 from jaxmaml.names import unknown
-from jaxmaml.random import integers
 from jaxmaml.types import Array, Constants, Infimum, Scalar
 
 
