@@ -1,8 +1,8 @@
 """Random numbers at the cost of their arithmetic.
 
 A noisy step of a sweep with `jax.random` in their place takes longer, on two cores: with its normals 2 to 5
-times as long (JAX 0.10 and 0.12), with its bits 1.1 to 2 times, with its integers 1.2 times (0.10) and as long
-(0.12).
+times as long (JAX 0.10 and 0.12), with its bits 1.1 to 2 times, with its integers 1.2 times (0.10) and as
+long (0.12).
 """
 
 import functools
