@@ -1,6 +1,7 @@
 """Meta-gradients through inner Adam steps of a transformer: memory and time beside plain JAX."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ def block(p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """Attention and a network, each after a normalisation and added to x, shape (n, length, width)."""
     q, k, v = jnp.split(normalised(x) @ p["qkv"], 3, axis=-1)
     q, k, v = (y.reshape(*y.shape[:2], HEADS, -1) for y in (q, k, v))
-    scores = jnp.einsum("nqhc,nkhc->nhqk", q, k) / np.sqrt(q.shape[-1])
+    scores = jnp.einsum("nqhc,nkhc->nhqk", q, k) / math.sqrt(q.shape[-1])
     causal = np.tril(np.ones((LENGTH, LENGTH), bool))
     shares = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf))
     x = x + jnp.einsum("nhqk,nkhc->nqhc", shares, v).reshape(x.shape) @ p["out"]
