@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from small_families import SIZES
 from suprema import FAMILIES, one_thread, param, suprema
 
+import jaxmaml
 from jaxmaml import tasks
 from jaxmaml.measure import UNITS, Problem, constants, from_family, from_pools, lanczos, points_near, ritz
 
@@ -658,3 +659,8 @@ def test_documented_example():
     assert measured.points == 8
     assert all(getattr(measured, name).value > 0 for name in UNITS)
     assert names["L"] == measured.L.value
+
+
+def test_the_former_name():
+    assert jaxmaml.constants.measure is jaxmaml.measure.constants
+    assert jaxmaml.constants.from_pools is jaxmaml.measure.from_pools
