@@ -198,10 +198,10 @@ def lanes(presets: list[Preset]) -> Lanes:
     """Presets that differ in seed, rate or multiple alone."""
     first = presets[0]
     outer = dataclasses.replace(first.outer, rate=1.0, multiple=1.0, steps=1)
-    problem, advance, measure = _functions(dataclasses.replace(first, seed=0, outer=outer))
+    problem, advance, evaluate = _functions(dataclasses.replace(first, seed=0, outer=outer))
     starts = [problems.start(preset, models.split(problems.network(preset))[0]) for preset in presets]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)._replace(step=starts[0].step)
-    return Lanes(problem, stacked, advance, measure)
+    return Lanes(problem, stacked, advance, evaluate)
 
 
 def trained(label: str, presets: list[Preset], steps: int) -> pd.DataFrame:

@@ -191,8 +191,8 @@ def _over_tasks(
     with_value: bool,
     **kwargs: Any,
 ) -> MetaGradient:
-    more = kwargs | ({"learn_alpha": True} if learn_alpha else {})
-    check_estimator(estimator, loss, alpha=alpha, **more)
+    of = _Tasks(estimator, scalar(loss, has_aux), has_aux, learn_alpha, with_value, kwargs)
+    check_estimator(estimator, loss, alpha=alpha, **of.arguments)
     check_params(params)
     tasks = task_axis(episodes)
     if task_chunk is not None and not (isinstance(task_chunk, int | np.integer) and task_chunk > 0):
@@ -206,9 +206,7 @@ def _over_tasks(
         weights = jnp.asarray(weights)
     episodes = jax.tree.map(jnp.asarray, episodes)
     check_alpha(params, alpha, learn_alpha)
-    checked = scalar(loss, has_aux)
     params, alpha = differentiable(params, alpha, episodes)
-    of = _Tasks(estimator, checked, has_aux, learn_alpha, with_value, kwargs)
 
     if mesh is None:
         found = of.sums(params, alpha, episodes, weights, task_chunk)
@@ -251,6 +249,11 @@ class _Tasks:
     @property
     def inner(self) -> InnerLoop:
         return self.kwargs.get("inner", ONE_STEP)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those of the estimator, beside alpha."""
+        return self.kwargs | ({"learn_alpha": True} if self.learn_alpha else {})
 
     @property
     def wanted(self) -> int | tuple[int, int]:
@@ -302,8 +305,7 @@ class _Tasks:
 
     def own(self, params: PyTree, alpha: PyTree, episode: Episode) -> tuple[tuple[Any, PyTree], PyTree]:
         """((f(w_K; D_o), aux), G) of an estimator that is no gradient of an adapted loss."""
-        more = self.kwargs | ({"learn_alpha": True} if self.learn_alpha else {})
-        gradient = self.estimator(self.value, params, episode, alpha=alpha, **more)
+        gradient = self.estimator(self.value, params, episode, alpha=alpha, **self.arguments)
         if not self.with_value:
             return (None, None), gradient
         found = self.loss(adapt(self.value, params, episode.inner, alpha, self.inner), episode.outer)

@@ -27,6 +27,7 @@ import scipy.stats
 import tyro
 
 from jaxmaml import estimators, meta_gradient, statistics, storage
+from jaxmaml.configuration import cores
 from jaxmaml.models.normalisation import EPSILON
 from jaxmaml.timing import table
 from jaxmaml.training import problem as problems
@@ -209,7 +210,7 @@ def theirs(preset: Preset, _: TrainingProblem, starts: list[PyTree], example: Ep
         tasks = sides[0].prepare(example)
         return min(timeit.repeat(lambda: sides[0].gradient(tasks), number=1, repeat=TRIALS))
 
-    torch.set_num_threads(min((1, len(os.sched_getaffinity(0))), key=trial))
+    torch.set_num_threads(min((1, cores()), key=trial))
     return sides
 
 
@@ -322,7 +323,7 @@ def heading(preset: Preset) -> list[str]:
     import torch
 
     data, model, outer = preset.data, preset.model, preset.outer
-    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    threads = torch.get_num_threads()
     versions = storage.environment()["versions"] | {
         name: importlib.metadata.version(name) for name in ("torch", "learn2learn")
     }
@@ -336,7 +337,7 @@ def heading(preset: Preset) -> list[str]:
         "| | |",
         "| --- | --- |",
         f"| versions | {', '.join(f'{name} {versions[name]}' for name in named)} |",
-        f"| machine | {cores} CPU cores; threads of torch: {threads}, the faster of 1 and {cores} |",
+        f"| machine | {cores()} CPU cores; threads of torch: {threads}, the faster of 1 and {cores()} |",
         f"| numbers | {preset.precision} |",
         f"| tasks | Omniglot, {'full' if data.full else 'small'} sets, {data.ways}-way {data.support}-shot, "
         f"{data.query} query images a class |",

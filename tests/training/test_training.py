@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import scipy.stats
 
 import jaxmaml
-from jaxmaml import tree
+from jaxmaml import configuration, tree
 from jaxmaml.training import loop, problem, store
 from jaxmaml.training.presets import PRESETS
 
@@ -278,6 +279,16 @@ def test_devices_that_there_are_not(tmp_path, count, tasks, says):
     with pytest.raises(ValueError, match=f"^method.devices = {says}"):
         loop.train(preset, quiet=True)
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("known", "expected"), [(True, 3), (False, 7)])
+def test_cores(monkeypatch, known, expected):
+    """Those that the process may use where the system tells, else all."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    if not known:
+        monkeypatch.delattr(os, "sched_getaffinity")
+    assert configuration.cores() == expected
 
 
 def test_rates_are_learned_by_array(tmp_path):
