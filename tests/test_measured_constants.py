@@ -17,7 +17,18 @@ from suprema import FAMILIES, one_thread, param, suprema
 
 import jaxmaml
 from jaxmaml import tasks
-from jaxmaml.measure import UNITS, Problem, constants, from_family, from_pools, lanczos, points_near, ritz
+from jaxmaml.measure import (
+    UNITS,
+    Problem,
+    constants,
+    curvature,
+    from_family,
+    from_pools,
+    lanczos,
+    points_near,
+    ritz,
+    survey,
+)
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 KEY = jax.random.key(11)
@@ -503,8 +514,17 @@ def test_parts_add_up_to_the_whole(tight, monkeypatch):
     problem = from_family(family, points[0])
     whole = constants(problem, points=points, key=KEY)
     if tight == "memory":
-        monkeypatch.setattr("jaxmaml.measure.survey.ENTRIES", 20)
+        monkeypatch.setattr(survey, "ENTRIES", 8)
+    sizes = []
+
+    def watched(*args):
+        for who, before in survey.chunks(*args):
+            sizes.append(who.size)
+            yield who, before
+
+    monkeypatch.setattr(curvature, "chunks", watched)
     parts = constants(problem, points=points, key=KEY, task_chunk=2 if tight == "task_chunk" else None)
+    assert set(sizes) == {2}
     for name in ("L", "rho", "sigma"):
         assert getattr(parts, name).value == pytest.approx(getattr(whole, name).value, rel=1e-12), name
     assert parts.products == whole.products
