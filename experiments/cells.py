@@ -1,7 +1,9 @@
-"""The cells that claims share: a run with everything as the theorem of its estimator asks."""
+"""The cells that claims share: a run as a theorem asks, values at points, sampled expectations."""
 
+import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -9,14 +11,152 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.run import Run
-from jaxmaml import estimators, theory
+from jaxmaml import estimators, objective, theory, tree
 from jaxmaml.estimators.hf_maml import theorem_delta
-from jaxmaml.types import Array, Constants, Family
+from jaxmaml.types import Array, Constants, Family, Scalar
 
 _SQUARINGS = 24
 
 Cells = list[tuple[dict[str, Any], Any]]
 """(labels, cell) pairs, what a claim's `grid` returns."""
+
+
+class Quantity:
+    """A function as a static field of a cell: equal and printed by its name, so that cells keep their keys.
+
+    Decorates a function of a claim's module: the cell's key covers that module's code.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Quantity) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AtPoints:
+    """function(family, w, alpha, **arguments), named numbers, at every point w; one row a point."""
+
+    function: Quantity = field(metadata={"static": True})
+    family: Any
+    alpha: Scalar
+    points: Array
+    """shape (m, d)."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> int:
+        return len(self.points)
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+    def execute(self) -> dict[str, jax.Array]:
+        def one(w: jax.Array) -> dict[str, jax.Array]:
+            return self.function(self.family, w, self.alpha, **self.arguments)  # type: ignore[no-any-return]
+
+        return jax.lax.map(one, jnp.asarray(self.points), batch_size=64)  # type: ignore[no-any-return]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sampled:
+    """Expectations: function(key, size, family, w, alpha, **arguments) draws `size` values of each quantity.
+
+    A quantity `q` has shape (size, ...); recorded are its mean, and `q_error`, the standard error of that.
+    The function gets `estimator` too, if there is one.
+    """
+
+    function: Quantity = field(metadata={"static": True})
+    family: Any
+    w: Array
+    alpha: Scalar
+    arguments: dict[str, Any]
+    seed: int
+    blocks: int = field(metadata={"static": True})
+    size: int = field(default=1000, metadata={"static": True})
+    """of a block: what is drawn at once."""
+    estimator: str = field(default="", metadata={"static": True})
+
+    @property
+    def cost(self) -> int:
+        return self.blocks * self.size // 20
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+    def execute(self) -> dict[str, jax.Array]:
+        w = jnp.asarray(self.w)
+        named = self.arguments | ({"estimator": self.estimator} if self.estimator else {})
+
+        def block(key: jax.Array) -> dict[str, jax.Array]:
+            drawn = self.function(key, self.size, self.family, w, self.alpha, **named)
+            return jax.tree.map(lambda x: jnp.stack([x.mean(axis=0), (x**2).mean(axis=0)]), drawn)  # type: ignore[no-any-return]
+
+        keys = jax.random.split(jax.random.key(self.seed), self.blocks)
+        found = {}
+        for name, moments in jax.lax.map(block, keys).items():
+            mean, square = moments.mean(axis=0)
+            found[name] = mean
+            variance = jnp.maximum(square - mean**2, 0)
+            found[f"{name}_error"] = jnp.sqrt(variance / (self.blocks * self.size))
+        return found
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FirstHits:
+    """The first step k with ||grad F(w_k)|| <= epsilon, for every epsilon; one row an epsilon.
+
+    Every step is looked at, so that a count is exact. It ends at the last epsilon, or the run's last step.
+    """
+
+    run: Run
+    epsilons: Array
+    """shape (A,)."""
+
+    @property
+    def cost(self) -> int:
+        return self.run.cost
+
+    def check(self) -> None:
+        self.run.check()
+
+    def execute(self) -> dict[str, jax.Array]:
+        """epsilon, and hit = the step, nan where the run does not get there."""
+        run, epsilons = self.run, jnp.asarray(self.epsilons)
+        key = jax.random.key(run.seed, impl="threefry2x32")
+
+        def update(k: jax.Array, w: jax.Array, hits: jax.Array) -> jax.Array:
+            norm = tree.norm(objective.grad_F(run.family, w, run.alpha))
+            return jnp.where((hits < 0) & (norm <= epsilons), k, hits)
+
+        def step(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+            k, w, hits = state
+            w = run.step(jax.random.fold_in(key, k), w).w
+            return k + 1, w, update(k + 1, w, hits)
+
+        def goes_on(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            k, w, hits = state
+            return (k < run.record[-1]) & jnp.any(hits < 0) & jnp.all(jnp.isfinite(w))
+
+        zero = 0 * jnp.asarray(run.alpha, float)
+        w, none = jnp.asarray(run.w0) + zero, (zero + jnp.full(epsilons.shape, -1)).astype(int)
+        first = zero.astype(int)
+        hits = jax.lax.while_loop(goes_on, step, (first, w, update(first, w, none)))[2]
+        return {"epsilon": epsilons, "hit": jnp.where(hits < 0, jnp.nan, hits)}
 
 
 def theorem_run(

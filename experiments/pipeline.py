@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from experiments import claims, results
+from experiments.claim import Claim
 from jaxmaml import storage
 from jaxmaml.names import unknown
 
@@ -30,20 +31,20 @@ def folder(scale: str) -> pathlib.Path:
     return ROOT if scale == "default" else ROOT / scale
 
 
-def select(experiment: str) -> list[ModuleType]:
-    """The module of one claim, or of all of them."""
+def select(experiment: str) -> list[Claim]:
+    """One claim, or all of them."""
     return [claims.get(name) for name in claims.select(experiment)]
 
 
-def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int | None = None) -> None:
+def run(scale: str, selected: Sequence[Claim], chunk_cells: int | None = None) -> None:
     """Sweep, measure and judge; writes tables/<claim>.csv, claims.csv and manifest.json."""
     where = folder(scale)
-    for module, prepared in _prepared(scale, selected, chunk_cells):
-        name = short(module)
-        print(f"{name}: {module.TITLE}")
+    for claim, prepared in _prepared(scale, selected, chunk_cells):
+        name = claim.name
+        print(f"{name}: {claim.title}")
         table_path = where / "tables" / f"{name}.csv"
         verdict_path = where / "verdicts" / f"{name}.csv"
-        stamp = storage.digest(*prepared.keys, _code(module), scale)
+        stamp = storage.digest(*prepared.keys, _code(claim), scale)
         done = _done(name, "measured", scale, stamp, [table_path, verdict_path])
         if done and not prepared.missing:
             print(f"{len(prepared.keys)} cells: all read from disk, nothing to compute")
@@ -51,33 +52,33 @@ def run(scale: str, selected: Sequence[ModuleType], chunk_cells: int | None = No
         rows, report = prepared.run()
         if done:
             continue
-        table = module.measure(rows, scale)
+        table = claim.measure(rows, scale)
         storage.write_table(table_path, table)
-        verdicts = results.ledger(module.judge(pd.read_csv(table_path)))
+        verdicts = results.ledger(claim.judge(pd.read_csv(table_path)))
         storage.write_table(verdict_path, verdicts)
         _record(where, name, scale, report)
         _stamp(name, "measured", scale, stamp, [table_path, verdict_path])
 
 
-def plot(scale: str, selected: Sequence[ModuleType]) -> None:
+def plot(scale: str, selected: Sequence[Claim]) -> None:
     """Figures as SVG and PDF, from the tables."""
     from jaxmaml import plotting
 
     where = folder(scale)
-    for module in selected:
-        name = short(module)
+    for claim in selected:
+        name = claim.name
         table_path = where / "tables" / f"{name}.csv"
         if not table_path.exists():
             raise FileNotFoundError(
                 f"{table_path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
             )
         files = [where / "figures" / f"{name}.{kind}" for kind in ("svg", "pdf")]
-        stamp = storage.digest(table_path.read_bytes(), _code(module))
+        stamp = storage.digest(table_path.read_bytes(), _code(claim))
         if _done(name, "figure", scale, stamp, files):
             print(f"{name}: figure is up to date")
             continue
         with plotting.style():
-            plotting.save(module.figure(pd.read_csv(table_path)), files)
+            plotting.save(claim.draw(pd.read_csv(table_path)), files)
         _stamp(name, "figure", scale, stamp, files)
         print(f"{name}: {files[0]}")
 
@@ -115,30 +116,27 @@ def report(scale: str) -> None:
     print(f"report: {page.write(where, scale)}")
 
 
-def short(module: ModuleType) -> str:
-    return module.__name__.rsplit(".", 1)[-1]
-
-
-def with_imported(module: ModuleType) -> list[pathlib.Path]:
+def with_imported(claim: Claim) -> list[pathlib.Path]:
     """The sources of a claim and of the claims that it imports from."""
-    found = {module.__name__}
-    for value in vars(module).values():
+    found = {claim.module}
+    for value in vars(claim.source_module).values():
         name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
+        name = value.module if isinstance(value, Claim) else name
         if name.startswith(claims.__name__ + "."):
             found.add(name)
     return sorted(pathlib.Path(sys.modules[name].__file__ or "") for name in found)
 
 
 def _prepared(
-    scale: str, selected: Sequence[ModuleType], chunk_cells: int | None
-) -> Iterator[tuple[ModuleType, "Prepared"]]:
+    scale: str, selected: Sequence[Claim], chunk_cells: int | None
+) -> Iterator[tuple[Claim, "Prepared"]]:
     """Each claim with its sweep; while one runs, the programs of the next AHEAD compile."""
     from experiments import sweep
 
-    waiting: collections.deque[tuple[ModuleType, Prepared]] = collections.deque()
+    waiting: collections.deque[tuple[Claim, Prepared]] = collections.deque()
     try:
-        for module in selected:
-            waiting.append((module, sweep.prepare(module.grid(scale), ROOT / "raw", chunk_cells=chunk_cells)))
+        for claim in selected:
+            waiting.append((claim, sweep.prepare(claim.grid(scale), ROOT / "raw", chunk_cells=chunk_cells)))
             if len(waiting) > AHEAD:
                 yield waiting.popleft()
         while waiting:
@@ -159,13 +157,13 @@ def _record(where: pathlib.Path, name: str, scale: str, report: object) -> None:
     storage.write_atomically(path, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
-def _code(module: ModuleType) -> str:
+def _code(claim: Claim) -> str:
     """Identifies the code between the rows on disk and a claim's table and figure."""
     here = pathlib.Path(__file__).parent
     helpers = sorted(here.glob("*.py"))
     theory = sorted((results.LIBRARY / "theory").glob("*.py"))
     drawn = (results.LIBRARY / name for name in ("plotting.py", "statistics.py"))
-    return results.source_digest(*with_imported(module), *helpers, *theory, *drawn)
+    return results.source_digest(*with_imported(claim), *helpers, *theory, *drawn)
 
 
 def _stamp_path(name: str, step: str, scale: str) -> pathlib.Path:

@@ -157,13 +157,21 @@ class LedgerRow:
     measured: float
     low: float
     high: float
-    """95 % interval of `measured`; equal to it where nothing is random."""
+    """ends of the interval of `measured`."""
     bound: float
+    """or the expected value, where there is a tolerance."""
     slack: float
-    """bound / measured for an upper bound, measured / bound for a lower one: >= 1 where it holds."""
+    """bound / measured for an upper bound, measured / bound for a lower one: >= 1 where it holds; nan where a
+    value is compared with what is expected."""
     verdict: Verdict
     note: str = ""
     """the sharp rate, the counterexample and repair, or the reason for `not tested`."""
+    tolerance: float = float("nan")
+    """how far from the expected value the interval may reach."""
+    interval: str = "exact"
+    """what low and high are: exact (nothing is random), sampling (at which level), fit, limit or range."""
+    companion: str = ""
+    """the part of the row by which the bound of this one is attained."""
 
 
 def ledger(rows: Iterable[LedgerRow]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """One run of a method: a scan over recorded segments, each a loop of outer steps, as one pure function."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -105,6 +106,8 @@ class Run:
     seed: int = 0
     record: tuple[int, ...] = field(default=(0, 1), metadata={"static": True})
     """the steps k at which metrics of w_k are recorded, increasing from 0; the last ends the run."""
+    observe: Callable[..., dict[str, jax.Array]] | None = field(default=None, metadata={"static": True})
+    """observe(family, w, alpha): named numbers, recorded beside the others; a `cells.Quantity`."""
 
     @property
     def cost(self) -> int:
@@ -217,7 +220,8 @@ class Run:
     def _metrics(self, state: "_State") -> dict[str, jax.Array]:
         gradients = objective.task_gradients(self.family, state.w)
         centred = gradients - jnp.mean(gradients, axis=0)
-        return {
+        observed = self.observe(self.family, state.w, self.alpha) if self.observe else {}
+        return observed | {
             "grad_norm": tree.norm(objective.grad_F(self.family, state.w, self.alpha)),
             "objective": objective.F(self.family, state.w, self.alpha),
             "smoothness": step_size.estimated_smoothness(

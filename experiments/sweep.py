@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import results
+from experiments.cells import Quantity
 from jaxmaml import storage
 from jaxmaml.configuration import configure, cores
 from jaxmaml.types import PyTree
@@ -129,19 +130,22 @@ def group(cells: Sequence[Cell]) -> list[Group]:
 def cell_key(cell: Cell, name: str) -> str:
     """The hash of a cell's resolved configuration: its numbers, structure, code and environment."""
     numbers = [_array(x).tobytes() for x in jax.tree.leaves(cell)]
-    return storage.digest(name, _code(_classes(cell)), _where(), *numbers)[:24]
+    return storage.digest(name, _code(_modules(cell)), _where(), *numbers)[:24]
 
 
-def _classes(node: Any) -> set[type]:
-    """A cell's own class and those of its fields: a family may be the user's."""
+def _modules(node: Any) -> set[str]:
+    """Where a cell's own class is defined, and those of its fields: a family may be the user's."""
+    if isinstance(node, Quantity):
+        return {node.function.__module__}
     if not dataclasses.is_dataclass(node):
         return set()
-    return {type(node)}.union(*(_classes(getattr(node, f.name)) for f in dataclasses.fields(node)))
+    fields = (_modules(getattr(node, f.name)) for f in dataclasses.fields(node))
+    return {type(node).__module__}.union(*fields)
 
 
-def _code(classes: set[type]) -> str:
-    """Identifies the code that computes a cell of these classes."""
-    defined_in = {pathlib.Path(sys.modules[c.__module__].__file__ or "") for c in classes}
+def _code(modules: set[str]) -> str:
+    """Identifies the code that computes a cell whose parts are defined in these modules."""
+    defined_in = {pathlib.Path(sys.modules[name].__file__ or "") for name in modules}
     return results.source_digest(*results.numerical_sources(), *sorted(defined_in))
 
 

@@ -8,12 +8,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % confidence interval; nan where a value is not finite, never averaged away."""
+    """A value with an interval about it; nan where a value is not finite, never averaged away."""
 
     mean: float
     low: float
     high: float
     n: int
+    kind: str = "exact"
+    """what the interval says: exact (nothing is random), sampling, fit, limit, range."""
 
 
 def interval(values: Iterable[float], level: float = 0.95) -> Interval:
@@ -27,7 +29,7 @@ def interval(values: Iterable[float], level: float = 0.95) -> Interval:
     if x.size == 1:
         return Interval(mean, mean, mean, 1)
     half = scipy.stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
-    return Interval(mean, float(mean - half), float(mean + half), x.size)
+    return Interval(mean, float(mean - half), float(mean + half), x.size, "sampling")
 
 
 def slope(
@@ -43,7 +45,7 @@ def slope(
     logs = np.log(np.asarray(list(x), float)), np.log(np.asarray(list(y), float))
     n = logs[0].size
     if n < 2 or np.ptp(logs[0]) == 0:
-        return Interval(np.nan, np.nan, np.nan, n)
+        return Interval(np.nan, np.nan, np.nan, n, "fit")
     fit = scipy.stats.linregress(*logs)
     if errors is not None:
         relative = np.asarray(list(errors), float) / np.exp(logs[1])
@@ -52,7 +54,32 @@ def slope(
         half = scipy.stats.norm.ppf(0.5 + level / 2) * error
     else:
         half = scipy.stats.t.ppf(0.5 + level / 2, n - 2) * fit.stderr if n > 2 else np.inf
-    return Interval(float(fit.slope), float(fit.slope - half), float(fit.slope + half), n)
+    return Interval(float(fit.slope), float(fit.slope - half), float(fit.slope + half), n, "fit")
+
+
+def local_slopes(x: Iterable[float], y: Iterable[float]) -> np.ndarray:
+    """Slopes of log y against log x from each point to the next, in the order given."""
+    return np.diff(np.log(np.asarray(list(y), float))) / np.diff(np.log(np.asarray(list(x), float)))
+
+
+def limit_slope(x: Iterable[float], y: Iterable[float]) -> Interval:
+    """The limit of the local slopes of a deterministic curve, in the order given; at least four points.
+
+    Slopes s_j whose changes shrink by a factor r each are summed to s + (s - s') r / (1 - r) (Aitken); the
+    interval reaches as far as the last slope to both sides. Slopes that do not converge (|r| >= 1) give
+    the range of the last three.
+    """
+    slopes = local_slopes(x, y)
+    if slopes.size < 3:
+        raise ValueError(f"limit_slope of {slopes.size + 1} points; allowed: at least 4")
+    first, second, last = slopes[-3:]
+    ratio = (last - second) / (second - first) if second != first else 0.0
+    if not abs(ratio) < 1:
+        values = slopes[-3:]
+        return Interval(float(values.mean()), float(values.min()), float(values.max()), slopes.size, "range")
+    limit = last + (last - second) * ratio / (1 - ratio)
+    half = abs(limit - last)
+    return Interval(float(limit), float(limit - half), float(limit + half), slopes.size, "limit")
 
 
 def running_mean(steps: np.ndarray, values: np.ndarray) -> np.ndarray:

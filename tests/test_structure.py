@@ -48,7 +48,8 @@ LAYERS = {
     ],
     "experiments": [
         {"results", "run"},
-        {"cells", "judging", "search", "sweep"},
+        {"cells", "judging", "search"},
+        {"claim", "sweep"},
         {"claims"},
         {"report", "summary"},
         {"pipeline"},

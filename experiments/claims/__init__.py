@@ -1,22 +1,18 @@
 """One claim a file. The module's name is the word on the command line; its docstring is the statement.
 
-A claim module defines
-
-    TITLE: str                                   one line for listings, written as one string
-    grid(scale) -> [(labels, cell), ...]         what to run; labels become columns
-    measure(rows, scale) -> DataFrame            the small table that is committed
-    judge(table) -> [LedgerRow, ...]             verdicts, computed from that table alone
-    figure(table) -> matplotlib Figure           drawn from that table and `jaxmaml.theory` alone
-
-Names and titles are read from the files; a module, and with it JAX, is imported when its claim is asked for.
+A claim module declares `claim = Claim(number, title, ...)` (`experiments.claim`). Names and titles are read
+from the files; a module, and with it JAX, is imported when its claim is asked for.
 """
 
 import ast
 import importlib
 import pathlib
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from jaxmaml.names import unknown
+
+if TYPE_CHECKING:
+    from experiments.claim import Claim
 
 HERE = pathlib.Path(__file__).parent
 
@@ -27,18 +23,28 @@ def names() -> list[str]:
 
 
 def titles() -> dict[str, str]:
-    """TITLE of every claim by name."""
+    """The title of every claim by name."""
     return {name: _title(HERE / f"{name}.py") for name in names()}
 
 
-def claims() -> dict[str, ModuleType]:
-    """Every claim module by name."""
+def claims() -> "dict[str, Claim]":
+    """Every claim by name."""
     return {name: get(name) for name in names()}
 
 
-def get(name: str) -> ModuleType:
+def get(name: str) -> "Claim":
     """The claim of that name; ValueError with the known names and the nearest one."""
-    return importlib.import_module(f"{__name__}.{_known(name)}")
+    module = importlib.import_module(f"{__name__}.{_known(name)}")
+    if hasattr(module, "claim"):
+        return module.claim  # type: ignore[no-any-return]
+    # Not declared yet: the functions of a module, by their names.
+    from experiments.claim import Claim
+
+    found = Claim("", module.TITLE)
+    found.module = module.__name__
+    found.grid, found.measure = module.grid, module.measure  # type: ignore[method-assign]
+    found.judge, found.draw = module.judge, module.figure  # type: ignore[method-assign]
+    return found
 
 
 def select(experiment: str) -> list[str]:
@@ -57,4 +63,9 @@ def _title(path: pathlib.Path) -> str:
         match node:
             case ast.Assign(targets=[ast.Name("TITLE")], value=ast.Constant(str(title))):
                 return title
-    raise ValueError(f"{path} has no TITLE; allowed: TITLE = one string")
+            case ast.Assign(
+                targets=[ast.Name("claim")],
+                value=ast.Call(func=ast.Name("Claim"), args=[ast.Constant(), ast.Constant(str(title))]),
+            ):
+                return title
+    raise ValueError(f'{path} declares no claim; allowed: claim = Claim("E99", "one string")')

@@ -122,8 +122,8 @@ def read_ledger(path: pathlib.Path) -> pd.DataFrame:
 def read_experiment(
     where: pathlib.Path, name: str, scale: str, rows: list[dict[str, Any]], manifest: Mapping[str, Any]
 ) -> Experiment:
-    """The section of a claim module; its figure must have been drawn."""
-    module = claims.get(name)
+    """The section of a claim; its figure must have been drawn."""
+    claim = claims.get(name)
     picture = where / "figures" / f"{name}.svg"
     if not picture.exists():
         raise FileNotFoundError(
@@ -135,11 +135,11 @@ def read_experiment(
     verdicts = "; ".join(f"{v}: {n}" for v, n in count.items() if n)
     return Experiment(
         name=name,
-        title=module.TITLE,
-        about=docstring(module.__doc__ or "", f"docstring of {module.__name__}"),
+        title=claim.title,
+        about=docstring(claim.about, f"docstring of {claim.module}"),
         figure=f"data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}",
         width=round(float(points[1]) * PIXELS) if points else None,
-        alt=f"Figure: {module.TITLE.replace('$', '')}. Its numbers are rows of the ledger ({verdicts}).",
+        alt=f"Figure: {claim.title.replace('$', '')}. Its numbers are rows of the ledger ({verdicts}).",
         rows=rows,
         configuration=_fields(manifest["claims"].get(name, {})),
         command=f"make run-sweep plots report EXPERIMENT={name} SCALE={scale}",
