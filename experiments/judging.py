@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from experiments.results import LedgerRow, Place, Verdict
 from jaxmaml import statistics
 from jaxmaml.statistics import Interval
-from jaxmaml.theory.drift import Theorem
+from jaxmaml.theory.convergence import Theorem
 
 THEOREMS: dict[str, Place] = {
     "maml": "MAML theorem",

@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import inspect
 import json
 import math
 import os
@@ -139,8 +140,8 @@ def _modules(node: Any) -> set[str]:
         return {node.function.__module__}
     if not dataclasses.is_dataclass(node):
         return set()
-    fields = (_modules(getattr(node, f.name)) for f in dataclasses.fields(node))
-    return {type(node).__module__}.union(*fields)
+    own = {c.__module__ for c in inspect.getmro(type(node)) if c is not object}
+    return own.union(*(_modules(getattr(node, f.name)) for f in dataclasses.fields(node)))
 
 
 def _code(modules: set[str]) -> str:

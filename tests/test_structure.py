@@ -53,6 +53,7 @@ LAYERS = {
         {"claims"},
         {"report", "summary"},
         {"pipeline"},
+        {"power"},
         {"head_to_head"},
         {"head_to_head_figures", "benchmarks"},
         {"__main__"},

@@ -24,7 +24,8 @@ import numpy as np
 
 from jaxmaml import theory
 from jaxmaml.theory import drift, hf_maml, maml, smoothness, step_moments
-from jaxmaml.theory.drift import NoiseCoefficients, Theorem
+from jaxmaml.theory.convergence import Theorem
+from jaxmaml.theory.drift import NoiseCoefficients
 from jaxmaml.theory.gradient_comparison import comparison_constants
 from jaxmaml.types import BatchSizes, Constants
 

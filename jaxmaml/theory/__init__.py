@@ -9,7 +9,7 @@ import functools
 import sys
 
 from jaxmaml import discover
-from jaxmaml.theory.drift import Theorem
+from jaxmaml.theory.convergence import Theorem
 
 
 @functools.cache

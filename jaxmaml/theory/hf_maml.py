@@ -5,7 +5,8 @@ import math
 from dataclasses import replace
 
 from jaxmaml.theory import drift
-from jaxmaml.theory.drift import Drift, Split, Theorem
+from jaxmaml.theory.convergence import Theorem
+from jaxmaml.theory.drift import Drift, Split
 from jaxmaml.theory.finite_difference import chi
 from jaxmaml.theory.gradient_comparison import comparison_constants
 from jaxmaml.theory.maml import task_spread

@@ -1,7 +1,8 @@
 """The convergence theorem of MAML."""
 
 from jaxmaml.theory import drift
-from jaxmaml.theory.drift import Drift, Split, Theorem
+from jaxmaml.theory.convergence import Theorem
+from jaxmaml.theory.drift import Drift, Split
 from jaxmaml.theory.gradient_comparison import comparison_constants
 from jaxmaml.types import Constants
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jaxmaml import theory
 from jaxmaml.estimators import estimators
 from jaxmaml.theory import (
+    convergence,
     drift,
     finite_difference,
     gradient_comparison,
@@ -223,6 +224,7 @@ def test_every_result_is_tested_here():
     tested = {
         module.__name__.rsplit(".", 1)[-1]
         for module in (
+            convergence,
             drift,
             finite_difference,
             gradient_comparison,
