@@ -51,7 +51,8 @@ format: $(READY)  ## format the code and mend what lint can
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-mutations: $(READY)  ## break the code on purpose; renew the list of ledger rows that turn
+mutations: $(READY)  ## break code and methods on purpose; renew the lists of ledger rows that turn
+	@$(RUN) -m experiments.power
 	@PYTHONPATH=tests $(RUN) -m mutations
 
 bench: $(READY)  ## speed, as ratios in one run, into results/benchmarks.md

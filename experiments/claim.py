@@ -42,7 +42,7 @@ class Claim:
         self, number: str, title: str, *, place: Place = "assumptions", source: str = "derived"
     ) -> None:
         self.number, self.title, self.place, self.source = number, title, place, source
-        self.module: str = inspect.stack()[1].frame.f_globals["__name__"]
+        self.module: str = sys._getframe(1).f_globals["__name__"]
         self._cells: Callable[[str], Iterable[tuple[dict[str, Any], Any]]]
         self._table: Callable[[pd.DataFrame, Cells], pd.DataFrame]
         self._rows: Callable[[pd.DataFrame, Rows], Iterable[LedgerRow]]

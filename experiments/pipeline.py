@@ -3,14 +3,13 @@
 import collections
 import json
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from experiments import claims, results
+from experiments import claims, judging, power, results
 from experiments.claim import Claim
 from jaxmaml import storage
 from jaxmaml.names import unknown
@@ -96,16 +95,22 @@ def report(scale: str) -> None:
             raise FileNotFoundError(
                 f"{path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
             )
-        frames.append(pd.read_csv(path).fillna({"note": ""}).assign(experiment=name))
+        texts = {"note": "", "companion": ""}
+        frames.append(pd.read_csv(path).fillna(texts).assign(experiment=name))
     ledger = pd.concat(frames, ignore_index=True).sort_values(["claim", "part"], kind="stable")
+    passed = power.also_holds_for(pd.read_csv(power.TABLE)) if power.TABLE.exists() else {}
+    ledger = results.settle(ledger, passed, judging.SHARP)
     storage.write_table(where / "claims.csv", ledger)
     lines = ["# Ledger of claims", "", f"Scale `{scale}`; columns in docs/notation.md.", ""]
-    lines += ["| claim | part | measured | 95 % interval | bound | slack | verdict | note |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines += ["| claim | part | measured | interval | bound | slack | verdict | also holds for | note |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
     for row in ledger.itertuples():
-        interval = f"[{row.low:.4g}, {row.high:.4g}]"
-        numbers = (f"{row.measured:.4g}", interval, f"{row.bound:.4g}", f"{row.slack:.3g}")
-        cells = (row.claim, row.part, *numbers, row.verdict, row.note)
+        ends = f"[{row.low:.4g}, {row.high:.4g}], {row.interval}"
+        interval = row.interval if row.interval == "exact" else ends
+        compared = np.isfinite(row.tolerance)
+        bound = f"{row.bound:.4g}" + (f" +- {row.tolerance:.2g}" if compared else "")
+        numbers = (f"{row.measured:.4g}", interval, bound, "" if compared else f"{row.slack:.3g}")
+        cells = (row.claim, row.part, *numbers, row.verdict, row.also_holds_for, row.note)
         # A norm's bars would end the cell.
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         print(f"{row.claim:4s} {row.verdict:18s} {row.part}")
@@ -114,17 +119,6 @@ def report(scale: str) -> None:
     if set(summary.NEEDED) <= set(claims.names()):
         summary.write(where)
     print(f"report: {page.write(where, scale)}")
-
-
-def with_imported(claim: Claim) -> list[pathlib.Path]:
-    """The sources of a claim and of the claims that it imports from."""
-    found = {claim.module}
-    for value in vars(claim.source_module).values():
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
-        name = value.module if isinstance(value, Claim) else name
-        if name.startswith(claims.__name__ + "."):
-            found.add(name)
-    return sorted(pathlib.Path(sys.modules[name].__file__ or "") for name in found)
 
 
 def _prepared(
@@ -163,7 +157,7 @@ def _code(claim: Claim) -> str:
     helpers = sorted(here.glob("*.py"))
     theory = sorted((results.LIBRARY / "theory").glob("*.py"))
     drawn = (results.LIBRARY / name for name in ("plotting.py", "statistics.py"))
-    return results.source_digest(*with_imported(claim), *helpers, *theory, *drawn)
+    return results.source_digest(*claims.sources(claim), *helpers, *theory, *drawn)
 
 
 def _stamp_path(name: str, step: str, scale: str) -> pathlib.Path:

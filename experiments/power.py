@@ -20,7 +20,7 @@ from typing import Any, Literal
 import jax
 import pandas as pd
 
-from experiments import claims, pipeline, results, sweep
+from experiments import claims, results, sweep
 from experiments.claim import Claim
 from experiments.run import Run
 from jaxmaml import estimators, storage
@@ -238,7 +238,7 @@ def _outcome(right: results.LedgerRow, wrong: results.LedgerRow) -> Outcome:
 
 def sources(claim: Claim) -> str:
     """Identifies the code of a claim, up to comments."""
-    return results.source_digest(*pipeline.with_imported(claim))[:16]
+    return results.source_digest(*claims.sources(claim))[:16]
 
 
 def renew(names: Iterable[str], table: pathlib.Path = TABLE) -> pd.DataFrame:
@@ -247,7 +247,7 @@ def renew(names: Iterable[str], table: pathlib.Path = TABLE) -> pd.DataFrame:
     kept = kept[kept.experiment.isin(claims.names())]
     for name in names:
         claim = claims.get(name)
-        found = outcomes(claim, pipeline.ROOT / "raw")
+        found = outcomes(claim, table.parent / "raw")
         found.insert(0, "experiment", name)
         found = found.assign(sources=sources(claim))
         kept = pd.concat([kept[kept.experiment != name], found]).sort_values("experiment", kind="stable")

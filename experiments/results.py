@@ -171,8 +171,23 @@ class LedgerRow:
     interval: str = "exact"
     """what low and high are: exact (nothing is random), sampling (at which level), fit, limit or range."""
     companion: str = ""
-    """the part of the row by which the bound of this one is attained."""
+    """the part of another row, which comes near to the same bound."""
 
 
 def ledger(rows: Iterable[LedgerRow]) -> pd.DataFrame:
     return pd.DataFrame([asdict(row) for row in rows])
+
+
+def settle(rows: pd.DataFrame, power: Mapping[str, str], sharp: float) -> pd.DataFrame:
+    """The ledger as a whole: what only other rows or runs can tell of a row.
+
+    A bound that is not near to what is measured stays `holds` only where its companion, another row, is
+    within the factor `sharp` of the same bound. `also_holds_for` names the wrong methods that pass the row
+    (`power`, by part), empty where none is known to.
+    """
+    attained = set(rows.part[rows.verdict.eq("holds") & rows.slack.le(sharp)])
+    alone = rows.companion.ne("") & ~rows.companion.isin(attained) & rows.verdict.eq("holds")
+    return rows.assign(
+        verdict=rows.verdict.where(~alone, "holds, not sharp"),
+        also_holds_for=rows.part.map(lambda part: power.get(part, "")),
+    )

@@ -7,6 +7,8 @@ from the files; a module, and with it JAX, is imported when its claim is asked f
 import ast
 import importlib
 import pathlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from jaxmaml.names import unknown
@@ -50,6 +52,24 @@ def get(name: str) -> "Claim":
 def select(experiment: str) -> list[str]:
     """The name of one claim, or of all of them; ValueError as for `get`, before anything is imported."""
     return names() if experiment == "all" else [_known(experiment)]
+
+
+def sources(claim: "Claim") -> list[pathlib.Path]:
+    """The files of a claim and of the modules of this package that it imports from."""
+    from experiments.claim import Claim
+
+    found = {claim.module}
+    for value in vars(claim.source_module).values():
+        if isinstance(value, ModuleType):
+            found.add(value.__name__)
+        elif isinstance(value, Claim):
+            found.add(value.module)
+        else:
+            function = getattr(value, "function", value)
+            found.add(getattr(function, "__module__", None) or "")
+    return sorted(
+        pathlib.Path(sys.modules[name].__file__ or "") for name in found if name.startswith(__name__ + ".")
+    )
 
 
 def _known(name: str) -> str:

@@ -34,13 +34,13 @@ def style():
 
 @pytest.mark.parametrize("name", claims.claims())
 def test_of_a_claim(name):
-    check(claims.get(name).figure(pd.read_csv(TABLES / f"{name}.csv")))
+    check(claims.get(name).draw(pd.read_csv(TABLES / f"{name}.csv")))
 
 
 def test_of_a_violated_condition():
     """The longest title of a panel."""
     table = pd.read_csv(TABLES / "noisy_line.csv")
-    check(claims.get("noisy_line").figure(table.assign(violated="alpha, alpha (derived)")))
+    check(claims.get("noisy_line").draw(table.assign(violated="alpha, alpha (derived)")))
 
 
 def head_to_head(name):

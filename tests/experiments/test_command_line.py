@@ -8,7 +8,6 @@ import pytest
 
 import jaxmaml
 from experiments import __main__, claims, pipeline
-from jaxmaml import discover
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEAVY = (
@@ -55,23 +54,23 @@ print("\\nimported", status, *sorted(set({HEAVY!r}) & set(sys.modules)))
 def test_list_names_every_claim():
     done = command("list")
     assert done.returncode == 0
-    expected = [f"{name:20s} {module.TITLE}" for name, module in discover.modules(claims).items()]
+    expected = [f"{name:20s} {claim.title}" for name, claim in claims.claims().items()]
     assert done.stdout.splitlines() == expected
 
 
 @pytest.mark.parametrize("name", claims.names())
 def test_title_is_read_as_it_is(name):
-    assert claims.titles()[name] == claims.get(name).TITLE
+    assert claims.titles()[name] == claims.get(name).title
 
 
 def test_title_that_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "HERE", tmp_path)
-    (tmp_path / "mine.py").write_text("TITLES = {}")
-    with pytest.raises(ValueError, match="mine.py has no TITLE; allowed: TITLE = one string"):
-        claims.titles()
-    (tmp_path / "mine.py").write_text('TITLE = "a".upper()')
-    with pytest.raises(ValueError, match="mine.py has no TITLE; allowed: TITLE = one string"):
-        claims.titles()
+    for text in ("claims = {}", 'claim = Claim("E99", "a".upper())', 'claim = Claim("E99")'):
+        (tmp_path / "mine.py").write_text(text)
+        with pytest.raises(
+            ValueError, match=r'mine.py declares no claim; allowed: claim = Claim\("E99", "one'
+        ):
+            claims.titles()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from jaxmaml import storage
 FO, STEP = "fo_floor", "step_moments"
 NAN = float("nan")
 TEXTS = ("claim", "part", "statement", "place", "source", "experiment")
-COLUMNS = (*TEXTS, "measured", "low", "high", "bound", "slack", "verdict", "note")
+NUMBERS = ("measured", "low", "high", "bound", "slack")
+MORE = {"tolerance": float("nan"), "interval": "exact", "companion": "", "also_holds_for": ""}
+COLUMNS = (*TEXTS, *NUMBERS, "verdict", "note")
 WIDE = r"$\lVert\nabla F\rVert\le" + "+".join([r"\frac{\alpha\tilde L(w)}{1-\hat F}"] * 12) + "$"
 
 
@@ -60,7 +62,7 @@ $$\sum_{k<K}\lVert\nabla F(w_k)\rVert^2$$
 def where(tmp_path_factory):
     """A results folder with six rows, two figures and a summary."""
     folder = tmp_path_factory.mktemp("results")
-    pd.DataFrame(ROWS, columns=COLUMNS).to_csv(folder / "claims.csv", index=False)
+    pd.DataFrame(ROWS, columns=COLUMNS).assign(**MORE).to_csv(folder / "claims.csv", index=False)
     (folder / "figures").mkdir()
     for name in (FO, STEP):
         drawing = (
@@ -131,7 +133,7 @@ def test_every_row_is_in_the_page(where, html):
     assert "10<sup>−6</sup>" in html
     for name in (FO, STEP):
         assert f"make run-sweep plots report EXPERIMENT={name} SCALE=smoke" in html
-        assert page.escape(claims.get(name).TITLE) in html
+        assert page.escape(claims.get(name).title) in html
     assert "2\u202f400\u202f000" in html
 
 
@@ -167,7 +169,7 @@ def test_each_figure_is_embedded_once(html):
     assert [a["data-name"] for a in images] == [STEP, FO]
     assert html.count("data:image/svg+xml") == len({a["src"] for a in images}) == 2
     for attributes in images:
-        assert claims.get(attributes["data-name"]).TITLE in attributes["alt"]
+        assert claims.get(attributes["data-name"]).title in attributes["alt"]
 
 
 def test_prose_keeps_only_links_to_the_web(html):
@@ -230,7 +232,7 @@ def test_bad_formula_names_the_row(where, tmp_path, text):
     folder = shutil.copytree(where, tmp_path / "results")
     storage.write_table(
         folder / "claims.csv",
-        pd.DataFrame([(*ROWS[0][:2], text, *ROWS[0][3:])], columns=COLUMNS),
+        pd.DataFrame([(*ROWS[0][:2], text, *ROWS[0][3:])], columns=COLUMNS).assign(**MORE),
     )
     with pytest.raises(ValueError, match="claims.csv, row E05 'first moment'") as error:
         page.render(folder, "smoke")
@@ -273,9 +275,9 @@ def test_formulas_of_the_documents_convert():
 
 
 def test_docstrings_of_all_claims_convert():
-    for name, module in claims.claims().items():
-        assert page.docstring(module.__doc__, name)
-        assert page.formulas(module.TITLE, name)
+    for name, claim in claims.claims().items():
+        assert page.docstring(claim.about, name)
+        assert page.formulas(claim.title, name)
 
 
 def test_docstring():

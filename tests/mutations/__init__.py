@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple
 
 from experiments import claims as every_claim
-from experiments import pipeline, results
+from experiments import results
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLIPPED = pathlib.Path(__file__).with_name("flipped.csv")
@@ -206,7 +206,7 @@ def pairs() -> list[tuple[str, str]]:
 
 def sources(name: str, claim: str) -> str:
     """Identifies the code that a mutation breaks and that of the claim, up to comments."""
-    files = pipeline.with_imported(every_claim.get(claim))
+    files = every_claim.sources(every_claim.get(claim))
     return results.source_digest(ROOT / MUTATIONS[name].file, *files)[:16]
 
 
