@@ -11,7 +11,6 @@ import functools
 import inspect
 import json
 import math
-import os
 import pathlib
 import sys
 import threading
@@ -416,7 +415,7 @@ def quick_options() -> dict[str, Any]:
 @functools.cache
 def _compilers() -> concurrent.futures.ThreadPoolExecutor:
     """The threads that compile; with _QUICK, XLA takes one core a program."""
-    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compile")
+    return concurrent.futures.ThreadPoolExecutor(cores(), thread_name_prefix="compile")
 
 
 def describe(cell: Cell) -> dict[str, Any]:

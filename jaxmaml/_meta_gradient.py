@@ -7,11 +7,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmaml import tree
 from jaxmaml._inner_gradient import varying
-from jaxmaml.checks import check_episode, check_estimator, check_params, check_weights, scalar, task_axis
+from jaxmaml.checks import (
+    check_episode,
+    check_estimator,
+    check_params,
+    check_step_count,
+    check_weights,
+    scalar,
+    task_axis,
+)
 from jaxmaml.estimators._adapted import adapted_loss, check_alpha, differentiable, without_aux
 from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, check_derivative, is_optax
 from jaxmaml.types import Episode, Estimator, Loss, PyTree
@@ -195,8 +202,8 @@ def _over_tasks(
     check_estimator(estimator, loss, alpha=alpha, **of.arguments)
     check_params(params)
     tasks = task_axis(episodes)
-    if task_chunk is not None and not (isinstance(task_chunk, int | np.integer) and task_chunk > 0):
-        raise ValueError(f"task_chunk = {task_chunk!r}; allowed: an integer >= 1, or None")
+    if task_chunk is not None:
+        check_step_count("task_chunk", task_chunk)
     if not isinstance(mesh, jax.sharding.Mesh | None):
         raise TypeError(f"mesh = {mesh!r}; allowed: jax.sharding.Mesh, as of jax.make_mesh, or None")
     if mesh is not None and tasks % mesh.size:

@@ -53,7 +53,7 @@ def test_empty_batch():
 
 @pytest.mark.parametrize("chunk", [0, -1, 1.5])
 def test_bad_chunk(chunk):
-    with pytest.raises(ValueError, match=f"task_chunk = {chunk}; allowed: an integer >= 1, or None"):
+    with pytest.raises(ValueError, match=f"task_chunk = {chunk}; allowed: an integer >= 1"):
         meta_gradient(jaxmaml.maml, loss, W, episodes(), alpha=0.1, task_chunk=chunk)
 
 
