@@ -95,8 +95,7 @@ def report(scale: str) -> None:
             raise FileNotFoundError(
                 f"{path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
             )
-        texts = {"note": "", "companion": ""}
-        frames.append(pd.read_csv(path).fillna(texts).assign(experiment=name))
+        frames.append(results.read_ledger(path).assign(experiment=name))
     ledger = pd.concat(frames, ignore_index=True).sort_values(["claim", "part"], kind="stable")
     passed = power.also_holds_for(pd.read_csv(power.TABLE)) if power.TABLE.exists() else {}
     ledger = results.settle(ledger, passed, judging.SHARP)

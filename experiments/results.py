@@ -178,6 +178,13 @@ def ledger(rows: Iterable[LedgerRow]) -> pd.DataFrame:
     return pd.DataFrame([asdict(row) for row in rows])
 
 
+def read_ledger(path: pathlib.Path) -> pd.DataFrame:
+    """Rows from their file; a text that is empty is empty, not missing."""
+    texts = ("note", "companion", "also_holds_for")
+    rows = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+    return rows.fillna({name: "" for name in texts if name in rows})
+
+
 def settle(rows: pd.DataFrame, power: Mapping[str, str], sharp: float) -> pd.DataFrame:
     """The ledger as a whole: what only other rows or runs can tell of a row.
 

@@ -111,7 +111,7 @@ def _templates() -> jinja2.Environment:
 
 def read_ledger(path: pathlib.Path) -> pd.DataFrame:
     """The ledger with an `id` for every row: its claim and its place among the claim's rows."""
-    ledger = pd.read_csv(path).fillna({"note": "", "companion": "", "also_holds_for": ""})
+    ledger = results.read_ledger(path)
     unknown = set(ledger["verdict"]) - set(VERDICTS)
     if unknown:
         raise ValueError(f"{path}: unknown verdict {min(unknown)!r}; known: {', '.join(VERDICTS)}")
