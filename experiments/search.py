@@ -7,7 +7,6 @@ The tasks are cubic splines in one dimension,
 
 so that f_i'' is piecewise linear: L is its largest absolute value at a knot, rho its steepest slope, both
 attained. Kinks matter, because most bounds that know L and rho alone are attained by them only.
-The formulas use operators alone and serve JAX in the search and NumPy afterwards.
 """
 
 import math
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmaml.types import Array, Constants, Infimum
+from jaxmaml.types import Array
 
 RATE = 0.1
 """of Adam in the unconstrained parameters, which are of order one; it falls to 0 like a cosine."""
@@ -82,22 +81,12 @@ class Spline:
         signs = 1 - 2 * (jnp.arange(who.shape[0]) % 2)
         return signs[:, None, None] * jnp.asarray(self.noise)
 
-    def constants(self) -> Constants:
-        """sigma is that of x = 0: over all x it is infinite unless the Hessians agree far out."""
-        tasks = SplineTasks(*map(np.asarray, self.tasks))
-        at_knots = derivatives(tasks, tasks.knots.T)[2]
-        slopes = derivatives(tasks, np.zeros(1))[1]
-        return Constants(
-            L=max(np.abs(at_knots).max(), np.abs(tasks.curvature).max()),
-            rho=np.abs(np.cumsum(tasks.jumps, axis=1)).max(),
-            sigma=slopes.std(),
-            sigma_tilde=float(self.noise[0]),
-            sigma_h=float(self.noise[1]),
-        )
 
-    def infimum(self, alpha: float) -> Infimum:
-        del alpha
-        return Infimum(-math.inf, "lower bound")
+def lipschitz(tasks: SplineTasks) -> tuple[Any, Any]:
+    """L and rho of the tasks, both attained."""
+    at_knots = derivatives(tasks, tasks.knots.T)[2]
+    L = jnp.maximum(abs(at_knots).max(), abs(tasks.curvature).max())
+    return L, abs(jnp.cumsum(tasks.jumps, axis=1)).max()
 
 
 def ramps(slope: jax.Array, levels: jax.Array, middle: jax.Array, gap: jax.Array) -> SplineTasks:
@@ -112,6 +101,65 @@ def ramps(slope: jax.Array, levels: jax.Array, middle: jax.Array, gap: jax.Array
     jumps = sign @ np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]])
     free = SplineTasks(jnp.zeros_like(slope), levels[:, 0], knots, jumps)
     return free._replace(slope=slope - derivatives(free, jnp.zeros(1))[1])
+
+
+class Instance(NamedTuple):
+    """Tasks with what the bounds are about, at w = 0."""
+
+    tasks: SplineTasks
+    alpha: Any
+    distance: Any
+    """of u from w, or of the points of the central difference."""
+    noise: Any
+    """sigma~: gradient samples are off by +-noise."""
+    twist: Any
+    """sigma_h: the Hessian of the same sample is off by +-twist."""
+
+
+PARAMETERS = 16
+"""numbers that `decode` takes."""
+THREE = np.array([[0.0], [1.0], [-1.0]])
+
+
+def between(raw: jax.Array, low: Any, high: Any) -> jax.Array:
+    return low + (high - low) * jax.nn.sigmoid(raw)
+
+
+def decode(raw: jax.Array, alpha: Any, least_slope: Any, reach: float = 6.0) -> Instance:
+    """Two tasks; alpha between two ends, |f_i'(0)| from least_slope to about sinh(reach)."""
+    own = raw[:12].reshape(2, 6)
+    slope = jnp.sinh(reach * jnp.tanh(own[:, 0] / reach))
+    slope = slope + jnp.where(slope < 0, -least_slope, least_slope)
+    tasks = ramps(slope, jnp.sin(own[:, 1:4]), own[:, 4], own[:, 5] ** 2)
+    distance = jnp.exp(between(raw[-3], math.log(3e-3), math.log(30.0)))
+    noise, twist = (jnp.exp(between(r, math.log(3e-2), math.log(300.0))) for r in raw[-2:])
+    return Instance(tasks, between(raw[-4], alpha[0], alpha[1]), distance, noise, twist)
+
+
+class Local(NamedTuple):
+    """Of each task at 0."""
+
+    slopes: Any
+    hessians: Any
+    secants: Any
+    """[f'(arc) - f'(-arc)] / (2 arc)"""
+
+
+def local(x: Instance, arc: Any = 1.0) -> Local:
+    _, first, second = derivatives(x.tasks, arc * THREE)
+    return Local(first[0], second[0], (first[1] - first[2]) / (2 * arc))
+
+
+def adapted(x: Instance, slopes: Any) -> Any:
+    """f_i'(-alpha slopes), g_i at the slopes f_i'(0)."""
+    return derivatives(x.tasks, -x.alpha * slopes)[1]
+
+
+def facts(x: Instance) -> dict[str, jax.Array]:
+    """What is told of an instance, and what must not exceed 1: L and rho."""
+    here = local(x)
+    L, rho = lipschitz(x.tasks)
+    return {"lam": x.alpha, "slope": here.slopes, "curvature": here.hessians, "L": L, "rho": rho}
 
 
 @jax.tree_util.register_dataclass

@@ -1,0 +1,153 @@
+"""The tightest instances found of the bounds at one or two points, with exact gradients (E02, E03, E10, E20).
+
+Two tasks in one dimension with piecewise linear second derivatives (`experiments.search`). Bounds derived and as
+summarised; all are attained.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.cells import Quantity
+from experiments.claim import Claim
+from experiments.claims._worst import (
+    ANY,
+    SIXTH,
+    UNIT,
+    Bound,
+    Subject,
+    drawn,
+    found,
+    judged,
+    over,
+    searches,
+    told,
+)
+from experiments.search import PARAMETERS, THREE, Spline, decode, derivatives, facts
+from jaxmaml import hvp, objective
+from jaxmaml.theory import finite_difference, gradient_comparison, smoothness
+
+claim = Claim(
+    "E02", "the tightest instances of smoothness, comparison and difference", place="smoothness lemma"
+)
+SUMMARY = {"source": "as summarised"}
+
+
+def compared(x):
+    c1, c2, _ = gradient_comparison.comparison_constants(x["lam"])
+    return c1 * x["b"] + c2 * np.std(x["slope"])
+
+
+BOUNDS = (
+    Bound(
+        "smoothness, sharper",
+        r"$\|\nabla F(w)-\nabla F(u)\|\le\min\{L_s(w),L_s(u)\}\|w-u\|$",
+        over(lambda x: smoothness.sharp_smoothness(UNIT, x["lam"], min(x["norm"], x["norm_u"]))),
+        least_slope=5.0,
+    ),
+    Bound(
+        "smoothness",
+        r"$\|\nabla F(w)-\nabla F(u)\|\le\min\{L(w),L(u)\}\|w-u\|$, $\alpha\le1/L$",
+        over(lambda x: smoothness.smoothness(UNIT, x["lam"], min(x["norm"], x["norm_u"]))),
+        ANY,
+        5.0,
+        SUMMARY,
+    ),
+    Bound(
+        "second-order remainder",
+        r"$|F(u)-F(w)-\nabla F(w)^\top(u-w)|\le\frac{L(w)}2\|u-w\|^2$, $\alpha\le1/L$",
+        over(lambda x: smoothness.smoothness(UNIT, x["lam"], x["norm"])),
+        ANY,
+        5.0,
+        SUMMARY | {"number": "E03"},
+    ),
+    Bound(
+        "gradient comparison",
+        r"$\|\nabla f\|\le C_1\|\nabla F\|+C_2\sigma$",
+        over(compared),
+        ((0.01, 0.5),),
+        about={"number": "E10", "place": "MAML theorem"},
+    ),
+    Bound(
+        "central difference",
+        r"$\|d-Hv\|\le\min\{\frac12\rho\delta\|v\|^2,2L\|v\|\}$",
+        over(lambda x: finite_difference.truncation(UNIT, x["distance"], 1.0)),
+        SIXTH,
+        about={"number": "E20", "place": "Hessian-free product"},
+    ),
+)
+
+
+def points(x):
+    """F and F' at 0 and u, E|f_i'| there, f_i'(0), and the error of the difference of the first task."""
+    at = x.distance * THREE
+    _, first, second = derivatives(x.tasks, at)
+    value, outer, _ = derivatives(x.tasks, (at - x.alpha * first)[:2])
+    gradient = ((1 - x.alpha * second[:2]) * outer).mean(-1)
+    truncation = abs((first[1] - first[2]) / (2 * x.distance) - second[0])[0]
+    return value.mean(-1), gradient, abs(first[:2]).mean(-1), first[0], truncation
+
+
+def closed(x, cell):
+    F, gradient, _, slopes, truncation = points(x)
+    u = x.distance
+    rise = abs(gradient[1] - gradient[0]) / u
+    rest = 2 * abs(F[1] - F[0] - gradient[0] * u) / u**2
+    return [rise, rise, rest, abs(slopes.mean()), truncation]
+
+
+def scores(x, cell):
+    _, gradient, norms, slopes, _ = points(x)
+    lam, least = x.alpha, jnp.min(norms)
+    spread = jnp.sqrt(jnp.var(slopes) + 1e-30)
+    bounds = (
+        (1 + lam) ** 2 + (1 + lam) * lam * least,
+        4 + 2 * lam * least,
+        4 + 2 * lam * norms[0],
+        (abs(gradient[0]) + (2 * lam + lam**2) * spread) / (1 - lam) ** 2,
+        jnp.minimum(0.5 * x.distance, 2.0),
+    )
+    return [m / b for m, b in zip(closed(x, cell), bounds, strict=True)]
+
+
+def library(x, cell):
+    family, u = Spline(x.tasks, jnp.zeros(2)), x.distance
+    w, one, ends = jnp.zeros(1), jnp.ones(1), u * np.array([[0.0], [1.0]])
+    gradient = jax.vmap(lambda v: objective.grad_F(family, v, x.alpha)[0])(ends)
+    F = jax.vmap(lambda v: objective.F(family, v, x.alpha))(ends)
+    slopes = jax.vmap(lambda v: objective.task_gradients(family, v)[:, 0])(ends)
+    rise = jnp.abs(gradient[1] - gradient[0]) / u
+    rest = 2 * jnp.abs(F[1] - F[0] - gradient[0] * u) / u**2
+    batch = jax.tree.map(lambda a: a[0], objective.full_episodes(family).inner)
+    loss = functools.partial(objective.task_loss, family)
+    error = hvp.central_difference(loss, w, one, batch, u) - hvp.exact(loss, w, one, batch)
+    norms = jnp.mean(jnp.abs(slopes), axis=1)
+    about = {"distance": u, "b": jnp.abs(gradient[0]), "norm": norms[0], "norm_u": norms[1]}
+    return [rise, rise, rest, jnp.abs(jnp.mean(slopes[0])), jnp.abs(error)[0]], facts(x) | about
+
+
+@Quantity
+def subject():
+    return Subject(lambda raw, cell: decode(raw, cell.alpha, cell.least_slope), scores, closed, library)
+
+
+@claim.cells
+def cells(scale):
+    yield from searches(scale, BOUNDS, subject, PARAMETERS)
+
+
+@claim.per("name", "high")
+def measured(part, cell):
+    return found(part, BOUNDS, lambda x: f"{told(x)}, |u-w|={x['distance']:.2g}")
+
+
+@claim.rows
+def rows(table, row):
+    yield from judged(table, row, BOUNDS)
+
+
+@claim.figure
+def figure(table):
+    return drawn(table, BOUNDS, "Exact gradients at one or two points: tightest instances found")
