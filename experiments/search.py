@@ -107,17 +107,17 @@ class Instance(NamedTuple):
     """Tasks with what the bounds are about, at w = 0."""
 
     tasks: SplineTasks
+    chances: Any
+    """of the tasks, shape (n,)."""
     alpha: Any
     distance: Any
     """of u from w, or of the points of the central difference."""
     noise: Any
     """sigma~: gradient samples are off by +-noise."""
     twist: Any
-    """sigma_h: the Hessian of the same sample is off by +-twist."""
+    """sigma_h: Hessian samples are off by +-twist."""
 
 
-PARAMETERS = 16
-"""numbers that `decode` takes."""
 THREE = np.array([[0.0], [1.0], [-1.0]])
 
 
@@ -125,15 +125,26 @@ def between(raw: jax.Array, low: Any, high: Any) -> jax.Array:
     return low + (high - low) * jax.nn.sigmoid(raw)
 
 
-def decode(raw: jax.Array, alpha: Any, least_slope: Any, reach: float = 6.0) -> Instance:
-    """Two tasks; alpha between two ends, |f_i'(0)| from least_slope to about sinh(reach)."""
-    own = raw[:12].reshape(2, 6)
+def parameters(n: int) -> int:
+    """How many numbers `decode` takes for n tasks."""
+    return 7 * n + 4
+
+
+def decode(raw: jax.Array, alpha: Any, least_slope: float = 0.0, reach: float = 6.0) -> Instance:
+    """n tasks; alpha between two ends, |f_i'(0)| from least_slope to about sinh(reach)."""
+    own = raw[:-4].reshape(-1, 7)
     slope = jnp.sinh(reach * jnp.tanh(own[:, 0] / reach))
     slope = slope + jnp.where(slope < 0, -least_slope, least_slope)
     tasks = ramps(slope, jnp.sin(own[:, 1:4]), own[:, 4], own[:, 5] ** 2)
     distance = jnp.exp(between(raw[-3], math.log(3e-3), math.log(30.0)))
     noise, twist = (jnp.exp(between(r, math.log(3e-2), math.log(300.0))) for r in raw[-2:])
-    return Instance(tasks, between(raw[-4], alpha[0], alpha[1]), distance, noise, twist)
+    rate = between(raw[-4], alpha[0], alpha[1])
+    return Instance(tasks, jax.nn.softmax(own[:, 6]), rate, distance, noise, twist)
+
+
+def equal(x: Instance) -> Instance:
+    """With tasks that are equally likely, as those of a family are."""
+    return x._replace(chances=jnp.full(x.chances.shape, 1 / x.chances.size))
 
 
 class Local(NamedTuple):
@@ -155,11 +166,22 @@ def adapted(x: Instance, slopes: Any) -> Any:
     return derivatives(x.tasks, -x.alpha * slopes)[1]
 
 
+def per_task(function: Callable[[Spline], jax.Array], tasks: SplineTasks) -> jax.Array:
+    """Of the family of each task alone, so that means may be weighted."""
+    return jax.vmap(lambda task: function(Spline(jax.tree.map(lambda a: a[None], task), jnp.zeros(2))))(tasks)
+
+
 def facts(x: Instance) -> dict[str, jax.Array]:
     """What is told of an instance, and what must not exceed 1: L and rho."""
     here = local(x)
     L, rho = lipschitz(x.tasks)
-    return {"lam": x.alpha, "slope": here.slopes, "curvature": here.hessians, "L": L, "rho": rho}
+    told = {"chance": x.chances, "slope": here.slopes, "curvature": here.hessians}
+    return told | {"lam": x.alpha, "noise": x.noise, "twist": x.twist, "L": L, "rho": rho}
+
+
+def spread(values: Any, chances: Any) -> Any:
+    """sigma^2."""
+    return (chances * (values - (chances * values).sum()) ** 2).sum()
 
 
 @jax.tree_util.register_dataclass

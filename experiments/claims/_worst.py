@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.cells import Quantity
 from experiments.judging import largest
-from experiments.search import Ascent
+from experiments.search import Ascent, spread
 from jaxmaml import plotting
 from jaxmaml.types import Array, Constants
 
@@ -25,22 +25,22 @@ ROUNDING = 1e-6
 """of a ratio: differences of F over a distance of 0.003 keep seven digits."""
 PER_TASK = {"slope", "curvature", "chance"}
 """what is told of every task."""
-UNIT = Constants(1.0, 1.0, 0.0)
 ANY = ((0.01, 1.0),)
 SIXTH = ((1 / 6, 1 / 6),)
+SUMMARY = {"source": "as summarised"}
 
 
 class Subject(NamedTuple):
-    """What the bounds of a claim are about; lists have an entry for every bound."""
+    """What bounds are about; lists have an entry for every bound."""
 
-    decode: Callable[..., Any]
-    """(raw, cell) -> instance, from unconstrained parameters"""
-    scores: Callable[..., Any]
-    """(instance, cell) -> what is to be as large as possible, by closed forms"""
-    closed: Callable[..., Any]
-    """(instance, cell) -> what is measured, by closed forms"""
-    library: Callable[..., Any]
-    """(instance, cell) -> what is measured, by the library, and a dict of what else the bounds need"""
+    decode: Callable[[Any], Any]
+    """unconstrained parameters -> instance"""
+    scores: Callable[[Any], list]
+    """instance -> what is to be as large as possible, by closed forms"""
+    closed: Callable[[Any], list]
+    """instance -> what is measured, by closed forms"""
+    library: Callable[[Any], tuple]
+    """instance -> what is measured, by the library, and a dict of what else the bounds need"""
 
 
 class Bound(NamedTuple):
@@ -52,7 +52,8 @@ class Bound(NamedTuple):
     """ranges, one search each"""
     least_slope: float = 0.0
     """least |f_i'(0)|, so that the terms of a bound that grow with it are met too"""
-    about: dict[str, str] = {}
+    about: Any = None
+    """number, place and source, where they are not the claim's"""
 
 
 @jax.tree_util.register_dataclass
@@ -66,6 +67,7 @@ class Search:
     """low and high end."""
     least_slope: float
     subject: Quantity = field(metadata={"static": True})
+    """cell -> Subject"""
 
     @property
     def cost(self) -> int:
@@ -75,17 +77,13 @@ class Search:
         """Nothing can be wrong."""
 
     def execute(self) -> dict[str, jax.Array]:
-        subject = self.subject()
-
-        def score(raw: jax.Array) -> jax.Array:
-            return jnp.stack(subject.scores(subject.decode(raw, self), self))[self.which]
-
-        scores, ends = self.ascent.run(score)
-        found = subject.decode(ends[jnp.argmax(scores)], self)
-        measured, facts = subject.library(found, self)
+        subject = self.subject(self)
+        scores, ends = self.ascent.run(lambda raw: jnp.stack(subject.scores(subject.decode(raw)))[self.which])
+        found = subject.decode(ends[jnp.argmax(scores)])
+        measured, facts = subject.library(found)
         return {
             "measured": jnp.stack(measured)[self.which],
-            "formula": jnp.stack(subject.closed(found, self))[self.which],
+            "formula": jnp.stack(subject.closed(found))[self.which],
             "reached": jnp.mean(scores > jnp.max(scores) - 0.01),
         } | facts
 
@@ -95,22 +93,35 @@ def over(bound):
     return lambda x, measured: measured / bound(x)
 
 
-def searches(scale, bounds, subject, parameters, before=0):
-    """Every bound from the same starts."""
+def divided(measured, bounds):
+    """Scores by closed forms of both."""
+    return lambda x: [m / b for m, b in zip(measured(x), bounds(x), strict=True)]
+
+
+def constants(x):
+    """sigma of the tasks at w; noise where there is any."""
+    sigma = float(np.sqrt(spread(x["slope"], x["chance"])))
+    return Constants(1.0, 1.0, sigma, float(x["noise"]), float(x["twist"]))
+
+
+def ascent(scale, parameters):
     restarts, steps = EFFORT[scale]
-    rng = np.random.default_rng(0)
-    rng.standard_normal(restarts * before)
-    ascent = Ascent(1.5 * rng.standard_normal((restarts, parameters)), steps)
+    return Ascent(1.5 * np.random.default_rng(0).standard_normal((restarts, parameters)), steps)
+
+
+def searches(scale, bounds, subject, parameters):
+    """Every bound from the same starts."""
+    shared = ascent(scale, parameters)
     for which, bound in enumerate(bounds):
         for alpha in bound.alphas:
-            labels = {"name": bound.name, "high": alpha[1], "restarts": restarts}
-            yield labels, Search(ascent, which, np.array(alpha), bound.least_slope, subject)
+            cell = Search(shared, which, np.array(alpha), bound.least_slope, subject)
+            yield {"name": bound.name, "at": alpha[1]}, cell
 
 
-def found(part, bounds, text):
+def found(part, cell, bounds, text):
     """A row of the table: the ratio at the instance, nan where L or rho exceeds 1."""
-    x = {name: part[name].to_numpy() for name in part}
-    x = {name: v if name in PER_TASK else v[0] for name, v in x.items()}
+    x = {name: values.to_numpy() for name, values in part.items()}
+    x = {name: values if name in PER_TASK else values[0] for name, values in x.items()}
     bound = next(b for b in bounds if b.name == x["name"])
     valid = bool(np.isfinite(x["measured"])) and max(x.get("L", 1.0), x.get("rho", 1.0)) <= 1 + ROUNDING
     ratio, closed = (float(bound.ratio(x, x[v])) if valid else np.nan for v in ("measured", "formula"))
@@ -119,41 +130,44 @@ def found(part, bounds, text):
         "closed": closed,
         "residual": x.get("residual", 0.0),
         "reached": x["reached"],
-        "restarts": x["restarts"],
-        "lam": x.get("lam", 1.0),
+        "restarts": len(cell.ascent.starts),
         "instance": text(x) if valid else "",
     }
 
 
+def numbers(name, values):
+    return f"{name}=({', '.join(f'{v:.3g}' for v in values)})"
+
+
 def told(x):
     """The tasks, in units of L = rho = 1."""
-    slopes, hessians = (", ".join(f"{v:.3g}" for v in x[name]) for name in ("slope", "curvature"))
-    return f"f'=({slopes}), f''=({hessians})"
+    pairs = {"p": "chance", "f'": "slope", "f''": "curvature"}.items()
+    return ", ".join(numbers(name, x[key]) for name, key in pairs) + f", lambda={x['lam']:.3g}"
 
 
 def judged(table, row, bounds):
     """The largest ratio of each bound."""
     for bound in bounds:
         part = table[table.name == bound.name]
-        disagreement, worst = largest((part.ratio - part.closed).abs()), largest(part.ratio)
+        disagreement = largest((part.ratio - part.closed).abs())
         tightest = part.iloc[int(np.argmax(part.ratio.to_numpy()))]
         note = (
-            f"{tightest.instance}, lambda={tightest.lam:.3g}; best of {tightest.restarts} restarts, "
-            f"{tightest.reached:.0%} of them end within 0.01 of it: a lower bound of the worst case"
+            f"{tightest.instance}; best of {tightest.restarts} restarts, {tightest.reached:.0%} of them end "
+            "within 0.01 of it: a lower bound of the worst case"
         )
         if len(part) > 1:
-            every = ", ".join(f"{r:.4f} at {lam:.3g}" for r, lam in zip(part.ratio, part.lam, strict=True))
-            note = f"by lambda: {every}; {note}"
+            every = ", ".join(f"{r:.4f} at {at:.3g}" for r, at in zip(part.ratio, part["at"], strict=True))
+            note = f"{every}; {note}"
         if not disagreement <= ROUNDING:
             note = f"library and closed form differ by {disagreement:.2g}; {note}"
         yield row.at_most(
             f"tightest instance found: {bound.name}",
             bound.statement,
-            worst,
+            largest(part.ratio),
             1.0 + ROUNDING,
             also=disagreement <= ROUNDING and largest(part.residual) <= 1e-9,
             note=note,
-            **bound.about,
+            **(bound.about or {}),
         )
 
 
@@ -163,25 +177,29 @@ FORMULAS = {
     "F-hat": r"$\hat F$",
     "grad F": r"$\nabla F$",
     "phi": r"$\phi$",
+    "sigma~^2/(B D_o)": r"$\tilde\sigma^2/(BD_o)$",
+    "sigma~^2/D_in": r"$\tilde\sigma^2/D_{in}$",
+    "sigma^2/B": r"$\sigma^2/B$",
+    "sigma^2": r"$\sigma^2$",
 }
 
 
 def drawn(table, bounds, title):
-    """One line a bound, one marker a rate."""
+    """One line a bound, one marker a search."""
     drawing, (axis,) = plotting.panels(1, width=2 * plotting.WIDTH)
-    drawing.set_size_inches(2 * plotting.WIDTH, 1.3 + 0.28 * len(bounds))
+    drawing.set_size_inches(2 * plotting.WIDTH, 1.3 + 0.22 * len(bounds))
     names = [bound.name for bound in bounds]
-    sources = {bound.name: bound.about.get("source", "derived") for bound in bounds}
-    looks = {"derived": {"color": "k"}, "as summarised": {"color": "0.4", "markerfacecolor": "none"}}
+    summarised = {bound.name for bound in bounds if bound.about and bound.about.get("source")}
+    looks = {"derived": {"color": "k"}, "as summarised": {"color": "k", "markerfacecolor": "none"}}
     for source, look in looks.items():
-        part = table[table.name.map(sources) == source]
+        part = table[table.name.isin(summarised) == (source != "derived")]
         if len(part):
             heights = [names.index(name) for name in part.name]
-            axis.plot(part.ratio, heights, "o", label=f"share of the bound {source}", **look)
+            axis.plot(part.ratio, heights, "o", label=f"share of the bound, {source}", **look)
     axis.axvline(1.0, color="k", linewidth=1.0, label="attained")
     for plain, formula in FORMULAS.items():
         names = [name.replace(plain, formula) for name in names]
     axis.set_yticks(range(len(names)), names)
-    axis.set(xlim=(0, 1.05 * max(1.0, table.ratio.max())), ylim=(len(names) - 0.5, -0.5))
-    axis.set(xlabel="measured / bound [1]", ylabel="bound [id]")
+    axis.set(xlim=(min(0.0, 1.05 * table.ratio.min()), 1.05 * max(1.0, table.ratio.max())))
+    axis.set(ylim=(len(names) - 0.5, -0.5), xlabel="measured / bound [1]", ylabel="bound [id]")
     return plotting.finish(drawing, title)

@@ -1,45 +1,45 @@
 """The tightest instances found of the bounds at the limit points of FO-MAML and HF-MAML (E14, E21).
 
-Tasks in one dimension with piecewise linear second derivatives (`experiments.search`); the slope of the last is such
-that the mean direction of the method vanishes at w = 0. Bounds derived.
+Four tasks in one dimension with any chances (`experiments.search`); the slope of the last is such that the mean
+direction of the method vanishes at w = 0. Bounds derived.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.cells import Quantity
 from experiments.claim import Claim
-from experiments.claims._worst import UNIT, Bound, Subject, drawn, found, judged, over, searches, told
-from experiments.search import PARAMETERS, Spline, adapted, decode, derivatives, facts, local
+from experiments.claims import _worst
+from experiments.claims._worst import Bound, Subject, constants, divided, over
+from experiments.search import (
+    Spline,
+    adapted,
+    decode,
+    derivatives,
+    facts,
+    local,
+    parameters,
+    per_task,
+    spread,
+)
 from jaxmaml import estimators, objective
 from jaxmaml._meta_gradient import meta_gradient
 from jaxmaml.estimators.hf_maml import theorem_delta
-from jaxmaml.theory import gradient_comparison, limit_points
+from jaxmaml.theory import limit_points
 from jaxmaml.theory.hf_maml import ETA
-from jaxmaml.types import Constants
 
 claim = Claim("E14", "the tightest instances of the bounds where the biased methods stop")
 
 
-def spread(x):
-    return Constants(1.0, 1.0, np.std(x["slope"]))
-
-
-METHODS = ("maml", "fo_maml", "hf_maml")
+METHODS = ("fo_maml", "hf_maml")
+TASKS = 4
 BOUNDS = (
-    Bound(
-        "the same where grad F = 0",
-        r"$\|\nabla f\|\le C_2\sigma$ where $\nabla F=0$",
-        over(lambda x: gradient_comparison.comparison_constants(x["lam"])[1] * spread(x).sigma),
-        about={"number": "E10", "place": "MAML theorem"},
-    ),
     Bound(
         "limit of FO-MAML",
         r"$\|\nabla F\|\le\alpha L(1+\lambda)(1+\frac{\lambda^2}{(1-\lambda)^2})^{1/2}\sigma$ where $E_ig_i=0$",
-        over(lambda x: limit_points.fo_limit_bound(spread(x), x["lam"])),
+        over(lambda x: limit_points.fo_limit_bound(constants(x), x["lam"])),
         ((1 / 10, 1 / 10),),
         about={"place": "FO-MAML theorem"},
     ),
@@ -54,11 +54,12 @@ BOUNDS = (
 
 def stopped(raw, cell):
     """The slope by bisection; its last step is Newton's, which carries the derivative."""
-    x = decode(raw, cell.alpha, cell.least_slope, reach=8.0)
+    x = decode(raw, cell.alpha, reach=8.0)
     here = local(x, ETA / x.alpha)
-    shrunk = 1 - x.alpha * jnp.stack([here.hessians, jnp.zeros(2), here.secants])[cell.which]
-    target = -shrunk[0] / shrunk[1] * adapted(x, here.slopes)[0]
-    old, last = here.slopes[1], jax.tree.map(lambda a: a[1:], x.tasks)
+    shrunk = 1 - x.alpha * jnp.stack([jnp.zeros(TASKS), here.secants])[cell.which]
+    weights = x.chances * shrunk
+    target = -(weights * adapted(x, here.slopes))[:-1].sum() / weights[-1]
+    old, last = here.slopes[-1], jax.tree.map(lambda a: a[-1:], x.tasks)
 
     def moved(slope):
         _, first, curvature = derivatives(last, -x.alpha * slope[None])
@@ -74,24 +75,21 @@ def stopped(raw, cell):
     slope = jax.lax.stop_gradient(jax.lax.fori_loop(0, 50, halve, (-far, far))[0])
     value, rise = moved(slope)
     slope = slope - (value - target) / jax.lax.stop_gradient(rise)
-    return x._replace(tasks=x.tasks._replace(slope=x.tasks.slope.at[1].add(slope - old)))
+    return x._replace(tasks=x.tasks._replace(slope=x.tasks.slope.at[-1].add(slope - old)))
 
 
-def closed(x, cell):
+def closed(x):
     here = local(x)
-    b = abs(((1 - x.alpha * here.hessians) * adapted(x, here.slopes)).mean())
-    return [abs(here.slopes.mean()), b, b]
+    b = abs((x.chances * (1 - x.alpha * here.hessians) * adapted(x, here.slopes)).sum())
+    return [b, b]
 
 
-def scores(x, cell):
+def surrogates(x):
     lam, slopes = x.alpha, local(x).slopes
-    sigma = jnp.sqrt(jnp.var(slopes) + 1e-30)
-    bounds = (
-        (2 * lam + lam**2) / (1 - lam) ** 2 * sigma,
-        lam * (1 + lam) * jnp.sqrt(1 + (lam / (1 - lam)) ** 2) * sigma,
-        jnp.minimum(0.5 * ETA, 2 * lam) * jnp.mean(jnp.abs(adapted(x, slopes))) + 1e-30,
+    return (
+        lam * (1 + lam) * jnp.sqrt(spread(slopes, x.chances) + 1e-30),
+        jnp.minimum(0.5 * ETA, 2 * lam) * (x.chances * jnp.abs(adapted(x, slopes))).sum() + 1e-30,
     )
-    return [m / b for m, b in zip(closed(x, cell), bounds, strict=True)]
 
 
 def library(x, cell):
@@ -100,36 +98,40 @@ def library(x, cell):
     means = []
     for name in METHODS:
         arguments = {"delta": theorem_delta(1.0, x.alpha, ETA)} if name == "hf_maml" else {}
-        means.append(meta_gradient(estimators.get(name), loss, w, everyone, alpha=x.alpha, **arguments)[0])
-    b = jnp.abs(objective.grad_F(family, w, x.alpha))[0]
-    gradients = objective.task_gradients(family, w)
+        about = {"alpha": x.alpha, "weights": x.chances} | arguments
+        means.append(meta_gradient(estimators.get(name), loss, w, everyone, **about)[0])
+    b = jnp.abs((x.chances * per_task(lambda one: objective.grad_F(one, w, x.alpha)[0], x.tasks)).sum())
     about = {
-        "residual": jnp.abs(jnp.stack(means)[cell.which]) / jnp.max(jnp.abs(gradients)),
-        "g": jnp.mean(jnp.abs(adapted(x, local(x).slopes))),
+        "residual": jnp.abs(jnp.stack(means)[cell.which])
+        / jnp.max(jnp.abs(objective.task_gradients(family, w))),
+        "g": (x.chances * jnp.abs(adapted(x, local(x).slopes))).sum(),
     }
-    return [jnp.abs(jnp.mean(gradients)), b, b], facts(x) | about
+    return [b, b], facts(x) | about
 
 
 @Quantity
-def subject():
-    return Subject(stopped, scores, closed, library)
+def subject(cell):
+    def evaluated(x):
+        return library(x, cell)
+
+    return Subject(lambda raw: stopped(raw, cell), divided(closed, surrogates), closed, evaluated)
 
 
 @claim.cells
 def cells(scale):
-    yield from searches(scale, BOUNDS, subject, PARAMETERS, before=48)
+    yield from _worst.searches(scale, BOUNDS, subject, parameters(TASKS))
 
 
-@claim.per("name", "high")
+@claim.per("name", "at")
 def measured(part, cell):
-    return found(part, BOUNDS, told)
+    return _worst.found(part, cell, BOUNDS, _worst.told)
 
 
 @claim.rows
 def rows(table, row):
-    yield from judged(table, row, BOUNDS)
+    yield from _worst.judged(table, row, BOUNDS)
 
 
 @claim.figure
 def figure(table):
-    return drawn(table, BOUNDS, "Where the biased methods stop: tightest instances found")
+    return _worst.drawn(table, BOUNDS, "Where the biased methods stop: tightest instances found")

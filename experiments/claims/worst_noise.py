@@ -6,7 +6,6 @@ Two tasks in one dimension with piecewise linear second derivatives (`experiment
 
 import functools
 import math
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +13,15 @@ import numpy as np
 
 from experiments.cells import Quantity
 from experiments.claim import Claim
-from experiments.claims._worst import ANY, UNIT, Bound, Subject, drawn, found, judged, over, searches, told
-from experiments.search import PARAMETERS, THREE, Spline, adapted, decode, derivatives, facts
+from experiments.claims import _worst
+from experiments.claims._worst import ANY, SUMMARY, Bound, Subject, constants, divided, over
+from experiments.search import THREE, Spline, adapted, decode, derivatives, equal, facts, parameters
 from jaxmaml import objective
 from jaxmaml.estimators.fo_maml import fo_maml
 from jaxmaml.theory import inner_bias, objective_gap, second_moment
 
 claim = Claim("E07", "the tightest instances of the bounds for a noisy inner step", place="bias lemma")
-SUMMARY = {"source": "as summarised"}
 GAP = {"number": "E09", "place": "F and F-hat"}
-
-
-def constants(x):
-    return replace(UNIT, sigma_tilde=x["noise"], sigma_h=x["twist"])
 
 
 BOUNDS = (
@@ -71,7 +66,7 @@ def at_samples(x):
     return hessians, adapted(x, slopes + x.noise * THREE)
 
 
-def closed(x, cell):
+def closed(x):
     hessians, g = at_samples(x)
     bias = 0.5 * (g[1] + g[2]) - g[0]
     gap = (1 - x.alpha * hessians) * bias - 0.5 * x.alpha * x.twist * (g[1] - g[2])
@@ -79,20 +74,19 @@ def closed(x, cell):
     return [abs(bias[0]), abs(bias[0]), 0.5 * (g[1] ** 2 + g[2] ** 2)[0], gap, gap]
 
 
-def scores(x, cell):
+def surrogates(x):
     lam, shift = x.alpha, x.alpha * x.noise
     g, cross = abs(at_samples(x)[1][0, 0]), lam * shift * x.twist
-    bounds = (
+    return (
         jnp.minimum(shift, 0.5 * shift**2),
         shift,
         (g + shift) ** 2,
         jnp.minimum(2 * shift, 0.5 * (1 + lam) * shift**2) + cross,
         2 * shift + cross,
     )
-    return [m / b for m, b in zip(closed(x, cell), bounds, strict=True)]
 
 
-def library(x, cell):
+def library(x):
     family, w = Spline(x.tasks, jnp.stack([x.noise, x.twist])), jnp.zeros(1)
     loss = functools.partial(objective.task_loss, family)
     everyone = objective.full_episodes(family)
@@ -107,30 +101,32 @@ def library(x, cell):
     bias = jnp.abs(jnp.mean(g) - g0)
     hat = jax.grad(lambda v: objective.F_hat(family, v, x.alpha, 1.0, jax.random.key(0), 2))(w)
     gap = jnp.abs(hat - objective.grad_F(family, w, x.alpha))[0]
-    about = facts(x) | {"noise": x.noise, "twist": x.twist, "g": jnp.abs(g0)}
-    return [bias, bias, jnp.mean(g**2), gap, gap], about
+    return [bias, bias, jnp.mean(g**2), gap, gap], facts(x) | {"g": jnp.abs(g0)}
 
 
 @Quantity
-def subject():
-    return Subject(lambda raw, cell: decode(raw, cell.alpha, cell.least_slope), scores, closed, library)
+def subject(cell):
+    return Subject(lambda raw: equal(decode(raw, cell.alpha)), divided(closed, surrogates), closed, library)
 
 
 @claim.cells
 def cells(scale):
-    yield from searches(scale, BOUNDS, subject, PARAMETERS, before=16)
+    yield from _worst.searches(scale, BOUNDS, subject, parameters(2))
 
 
-@claim.per("name", "high")
+@claim.per("name", "at")
 def measured(part, cell):
-    return found(part, BOUNDS, lambda x: f"{told(x)}, sigma~={x['noise']:.2g}, sigma_H={x['twist']:.2g}")
+    def text(x):
+        return f"{_worst.told(x)}, sigma~={x['noise']:.2g}, sigma_H={x['twist']:.2g}"
+
+    return _worst.found(part, cell, BOUNDS, text)
 
 
 @claim.rows
 def rows(table, row):
-    yield from judged(table, row, BOUNDS)
+    yield from _worst.judged(table, row, BOUNDS)
 
 
 @claim.figure
 def figure(table):
-    return drawn(table, BOUNDS, "A noisy inner step: tightest instances found")
+    return _worst.drawn(table, BOUNDS, "A noisy inner step: tightest instances found")

@@ -12,45 +12,33 @@ import numpy as np
 
 from experiments.cells import Quantity
 from experiments.claim import Claim
-from experiments.claims._worst import (
-    ANY,
-    SIXTH,
-    UNIT,
-    Bound,
-    Subject,
-    drawn,
-    found,
-    judged,
-    over,
-    searches,
-    told,
-)
-from experiments.search import PARAMETERS, THREE, Spline, decode, derivatives, facts
+from experiments.claims import _worst
+from experiments.claims._worst import ANY, SUMMARY, Bound, Subject, constants, divided, over
+from experiments.search import THREE, Spline, decode, derivatives, equal, facts, parameters
 from jaxmaml import hvp, objective
 from jaxmaml.theory import finite_difference, gradient_comparison, smoothness
 
 claim = Claim(
     "E02", "the tightest instances of smoothness, comparison and difference", place="smoothness lemma"
 )
-SUMMARY = {"source": "as summarised"}
 
 
 def compared(x):
     c1, c2, _ = gradient_comparison.comparison_constants(x["lam"])
-    return c1 * x["b"] + c2 * np.std(x["slope"])
+    return c1 * x["b"] + c2 * constants(x).sigma
 
 
 BOUNDS = (
     Bound(
         "smoothness, sharper",
         r"$\|\nabla F(w)-\nabla F(u)\|\le\min\{L_s(w),L_s(u)\}\|w-u\|$",
-        over(lambda x: smoothness.sharp_smoothness(UNIT, x["lam"], min(x["norm"], x["norm_u"]))),
+        over(lambda x: smoothness.sharp_smoothness(constants(x), x["lam"], min(x["norm"], x["norm_u"]))),
         least_slope=5.0,
     ),
     Bound(
         "smoothness",
         r"$\|\nabla F(w)-\nabla F(u)\|\le\min\{L(w),L(u)\}\|w-u\|$, $\alpha\le1/L$",
-        over(lambda x: smoothness.smoothness(UNIT, x["lam"], min(x["norm"], x["norm_u"]))),
+        over(lambda x: smoothness.smoothness(constants(x), x["lam"], min(x["norm"], x["norm_u"]))),
         ANY,
         5.0,
         SUMMARY,
@@ -58,7 +46,7 @@ BOUNDS = (
     Bound(
         "second-order remainder",
         r"$|F(u)-F(w)-\nabla F(w)^\top(u-w)|\le\frac{L(w)}2\|u-w\|^2$, $\alpha\le1/L$",
-        over(lambda x: smoothness.smoothness(UNIT, x["lam"], x["norm"])),
+        over(lambda x: smoothness.smoothness(constants(x), x["lam"], x["norm"])),
         ANY,
         5.0,
         SUMMARY | {"number": "E03"},
@@ -73,8 +61,7 @@ BOUNDS = (
     Bound(
         "central difference",
         r"$\|d-Hv\|\le\min\{\frac12\rho\delta\|v\|^2,2L\|v\|\}$",
-        over(lambda x: finite_difference.truncation(UNIT, x["distance"], 1.0)),
-        SIXTH,
+        over(lambda x: finite_difference.truncation(constants(x), x["distance"], 1.0)),
         about={"number": "E20", "place": "Hessian-free product"},
     ),
 )
@@ -90,7 +77,7 @@ def points(x):
     return value.mean(-1), gradient, abs(first[:2]).mean(-1), first[0], truncation
 
 
-def closed(x, cell):
+def closed(x):
     F, gradient, _, slopes, truncation = points(x)
     u = x.distance
     rise = abs(gradient[1] - gradient[0]) / u
@@ -98,21 +85,20 @@ def closed(x, cell):
     return [rise, rise, rest, abs(slopes.mean()), truncation]
 
 
-def scores(x, cell):
+def surrogates(x):
     _, gradient, norms, slopes, _ = points(x)
     lam, least = x.alpha, jnp.min(norms)
-    spread = jnp.sqrt(jnp.var(slopes) + 1e-30)
-    bounds = (
+    sigma = jnp.sqrt(jnp.var(slopes) + 1e-30)
+    return (
         (1 + lam) ** 2 + (1 + lam) * lam * least,
         4 + 2 * lam * least,
         4 + 2 * lam * norms[0],
-        (abs(gradient[0]) + (2 * lam + lam**2) * spread) / (1 - lam) ** 2,
+        (abs(gradient[0]) + (2 * lam + lam**2) * sigma) / (1 - lam) ** 2,
         jnp.minimum(0.5 * x.distance, 2.0),
     )
-    return [m / b for m, b in zip(closed(x, cell), bounds, strict=True)]
 
 
-def library(x, cell):
+def library(x):
     family, u = Spline(x.tasks, jnp.zeros(2)), x.distance
     w, one, ends = jnp.zeros(1), jnp.ones(1), u * np.array([[0.0], [1.0]])
     gradient = jax.vmap(lambda v: objective.grad_F(family, v, x.alpha)[0])(ends)
@@ -129,25 +115,28 @@ def library(x, cell):
 
 
 @Quantity
-def subject():
-    return Subject(lambda raw, cell: decode(raw, cell.alpha, cell.least_slope), scores, closed, library)
+def subject(cell):
+    def instance(raw):
+        return equal(decode(raw, cell.alpha, cell.least_slope))
+
+    return Subject(instance, divided(closed, surrogates), closed, library)
 
 
 @claim.cells
 def cells(scale):
-    yield from searches(scale, BOUNDS, subject, PARAMETERS)
+    yield from _worst.searches(scale, BOUNDS, subject, parameters(2))
 
 
-@claim.per("name", "high")
+@claim.per("name", "at")
 def measured(part, cell):
-    return found(part, BOUNDS, lambda x: f"{told(x)}, |u-w|={x['distance']:.2g}")
+    return _worst.found(part, cell, BOUNDS, lambda x: f"{_worst.told(x)}, |u-w|={x['distance']:.2g}")
 
 
 @claim.rows
 def rows(table, row):
-    yield from judged(table, row, BOUNDS)
+    yield from _worst.judged(table, row, BOUNDS)
 
 
 @claim.figure
 def figure(table):
-    return drawn(table, BOUNDS, "Exact gradients at one or two points: tightest instances found")
+    return _worst.drawn(table, BOUNDS, "Exact gradients at one or two points: tightest instances found")

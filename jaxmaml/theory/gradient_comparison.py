@@ -24,3 +24,15 @@ def comparison_constants(lam: float) -> tuple[float, float, float]:
     c1 = 1 / gamma(lam)
     c2 = (2 * lam + lam**2) * c1
     return c1, c2, math.hypot(1.0, c2)
+
+
+def comparison_at_zero(lam: float) -> float:
+    """The smaller of m / sqrt(1 - m^2), m = 2 lam + lam^2, and C2: ||grad f|| <= this sigma where grad F = 0.
+
+    There E_i[M_i grad f_i] = 0 with ||M_i - I|| <= m, so that ||grad f|| = ||E_i[(M_i - I) grad f_i]||
+    <= m (E_i ||grad f_i||^2)^{1/2} = m (||grad f||^2 + sigma^2)^{1/2}. From lam = sqrt(2) - 1 on m >= 1,
+    and C2 is left.
+    """
+    m = 2 * lam + lam**2
+    c2 = comparison_constants(lam)[1]
+    return min(m / math.sqrt(1 - m**2), c2) if m < 1 else c2
