@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.cells import Quantity
 from jaxmaml.types import Array
 
 RATE = 0.1
@@ -130,7 +131,9 @@ def parameters(n: int) -> int:
     return 7 * n + 4
 
 
-def decode(raw: jax.Array, alpha: Any, least_slope: float = 0.0, reach: float = 6.0) -> Instance:
+def decode(
+    raw: jax.Array, alpha: Any, least_slope: float = 0.0, *, reach: float = 6.0, equal: bool = False
+) -> Instance:
     """n tasks; alpha between two ends, |f_i'(0)| from least_slope to about sinh(reach)."""
     own = raw[:-4].reshape(-1, 7)
     slope = jnp.sinh(reach * jnp.tanh(own[:, 0] / reach))
@@ -139,12 +142,7 @@ def decode(raw: jax.Array, alpha: Any, least_slope: float = 0.0, reach: float = 
     distance = jnp.exp(between(raw[-3], math.log(3e-3), math.log(30.0)))
     noise, twist = (jnp.exp(between(r, math.log(3e-2), math.log(300.0))) for r in raw[-2:])
     rate = between(raw[-4], alpha[0], alpha[1])
-    return Instance(tasks, jax.nn.softmax(own[:, 6]), rate, distance, noise, twist)
-
-
-def equal(x: Instance) -> Instance:
-    """With tasks that are equally likely, as those of a family are."""
-    return x._replace(chances=jnp.full(x.chances.shape, 1 / x.chances.size))
+    return Instance(tasks, jax.nn.softmax((not equal) * own[:, 6]), rate, distance, noise, twist)
 
 
 class Local(NamedTuple):
@@ -210,3 +208,55 @@ class Ascent:
 
         carry, _ = jax.lax.scan(step, (x, optimiser.init(x), lowest, x), length=self.steps)
         return carry[2], carry[3]
+
+
+class Subject(NamedTuple):
+    """What bounds are about; lists have an entry for every bound."""
+
+    decode: Callable[[Any], Any]
+    """unconstrained parameters -> instance"""
+    formulas: Callable[[Any], tuple[list[Any], list[Any]]]
+    """instance -> what is measured and what is to be as large as possible, by closed forms"""
+    library: Callable[[Any], tuple[list[Any], dict[str, Any]]]
+    """instance -> what is measured, by the library, and what else the bounds need"""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Search:
+    """The largest score of one bound, and what the library says of the instance."""
+
+    ascent: Ascent
+    which: int
+    alpha: Array
+    """low and high end."""
+    least_slope: float
+    subject: Quantity = field(metadata={"static": True})
+    """cell -> Subject"""
+
+    @property
+    def cost(self) -> int:
+        return self.ascent.steps * len(self.ascent.starts) // 20
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+    def execute(self) -> dict[str, jax.Array]:
+        subject = self.subject(self)
+
+        def score(raw: jax.Array) -> jax.Array:
+            return jnp.stack(subject.formulas(subject.decode(raw))[1])[self.which]
+
+        scores, ends = self.ascent.run(score)
+        found = subject.decode(ends[jnp.argmax(scores)])
+        measured, facts = subject.library(found)
+        return {
+            "measured": jnp.stack(measured)[self.which],
+            "formula": jnp.stack(subject.formulas(found)[0])[self.which],
+            "reached": jnp.mean(scores > jnp.max(scores) - 0.01),
+        } | facts
+
+
+def divided(measured: list[Any], *bounds: Any) -> tuple[list[Any], list[Any]]:
+    """Formulas whose scores are ratios."""
+    return measured, [m / b for m, b in zip(measured, bounds, strict=True)]

@@ -6,41 +6,24 @@ Units in which L = rho = 1, so that lambda = alpha L = alpha; everything is at w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.cells import Quantity
 from experiments.judging import largest
-from experiments.search import Ascent, spread
+from experiments.search import Ascent, Search, spread
 from jaxmaml import plotting
-from jaxmaml.types import Array, Constants
+from jaxmaml.types import Constants
 
 EFFORT = {"smoke": (64, 150), "default": (384, 400), "full": (2048, 1500)}
 """restarts, steps of the ascent."""
 ROUNDING = 1e-6
 """of a ratio: differences of F over a distance of 0.003 keep seven digits."""
-PER_TASK = {"slope", "curvature", "chance"}
-"""what is told of every task."""
+VECTORS = {"slope", "curvature", "chance", "H", "H'"}
+"""facts of every task (or every entry of a matrix)."""
 ANY = ((0.01, 1.0),)
 SIXTH = ((1 / 6, 1 / 6),)
 SUMMARY = {"source": "as summarised"}
-
-
-class Subject(NamedTuple):
-    """What bounds are about; lists have an entry for every bound."""
-
-    decode: Callable[[Any], Any]
-    """unconstrained parameters -> instance"""
-    scores: Callable[[Any], list]
-    """instance -> what is to be as large as possible, by closed forms"""
-    closed: Callable[[Any], list]
-    """instance -> what is measured, by closed forms"""
-    library: Callable[[Any], tuple]
-    """instance -> what is measured, by the library, and a dict of what else the bounds need"""
 
 
 class Bound(NamedTuple):
@@ -56,46 +39,9 @@ class Bound(NamedTuple):
     """number, place and source, where they are not the claim's"""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Search:
-    """The largest score of one bound, and what the library says of the instance."""
-
-    ascent: Ascent
-    which: int
-    alpha: Array
-    """low and high end."""
-    least_slope: float
-    subject: Quantity = field(metadata={"static": True})
-    """cell -> Subject"""
-
-    @property
-    def cost(self) -> int:
-        return self.ascent.steps * len(self.ascent.starts) // 20
-
-    def check(self) -> None:
-        """Nothing can be wrong."""
-
-    def execute(self) -> dict[str, jax.Array]:
-        subject = self.subject(self)
-        scores, ends = self.ascent.run(lambda raw: jnp.stack(subject.scores(subject.decode(raw)))[self.which])
-        found = subject.decode(ends[jnp.argmax(scores)])
-        measured, facts = subject.library(found)
-        return {
-            "measured": jnp.stack(measured)[self.which],
-            "formula": jnp.stack(subject.closed(found))[self.which],
-            "reached": jnp.mean(scores > jnp.max(scores) - 0.01),
-        } | facts
-
-
 def over(bound):
     """A ratio by the bound that `jaxmaml.theory` gives for the facts."""
     return lambda x, measured: measured / bound(x)
-
-
-def divided(measured, bounds):
-    """Scores by closed forms of both."""
-    return lambda x: [m / b for m, b in zip(measured(x), bounds(x), strict=True)]
 
 
 def constants(x):
@@ -109,19 +55,10 @@ def ascent(scale, parameters):
     return Ascent(1.5 * np.random.default_rng(0).standard_normal((restarts, parameters)), steps)
 
 
-def searches(scale, bounds, subject, parameters):
-    """Every bound from the same starts."""
-    shared = ascent(scale, parameters)
-    for which, bound in enumerate(bounds):
-        for alpha in bound.alphas:
-            cell = Search(shared, which, np.array(alpha), bound.least_slope, subject)
-            yield {"name": bound.name, "at": alpha[1]}, cell
-
-
 def found(part, cell, bounds, text):
     """A row of the table: the ratio at the instance, nan where L or rho exceeds 1."""
     x = {name: values.to_numpy() for name, values in part.items()}
-    x = {name: values if name in PER_TASK else values[0] for name, values in x.items()}
+    x = {name: values if name in VECTORS else values[0] for name, values in x.items()}
     bound = next(b for b in bounds if b.name == x["name"])
     valid = bool(np.isfinite(x["measured"])) and max(x.get("L", 1.0), x.get("rho", 1.0)) <= 1 + ROUNDING
     ratio, closed = (float(bound.ratio(x, x[v])) if valid else np.nan for v in ("measured", "formula"))
@@ -143,6 +80,31 @@ def told(x):
     """The tasks, in units of L = rho = 1."""
     pairs = {"p": "chance", "f'": "slope", "f''": "curvature"}.items()
     return ", ".join(numbers(name, x[key]) for name, key in pairs) + f", lambda={x['lam']:.3g}"
+
+
+def noisy(x):
+    """Likewise, with its noise."""
+    return f"{told(x)}, sigma~={x['noise']:.2g}, sigma_H={x['twist']:.2g}"
+
+
+def declare(claim, bounds, subject, parameters, text=told):
+    """Cells, table and rows: every bound from the same starts."""
+
+    @claim.cells
+    def cells(scale):
+        shared = ascent(scale, parameters)
+        for which, bound in enumerate(bounds):
+            for alpha in bound.alphas:
+                cell = Search(shared, which, np.array(alpha), bound.least_slope, subject)
+                yield {"name": bound.name, "at": alpha[1]}, cell
+
+    @claim.per("name", "at")
+    def measured(part, cell):
+        return found(part, cell, bounds, text)
+
+    @claim.rows
+    def rows(table, row):
+        yield from judged(table, row, bounds)
 
 
 def judged(table, row, bounds):

@@ -14,35 +14,29 @@ import numpy as np
 from experiments.cells import Quantity
 from experiments.claim import Claim
 from experiments.claims import _worst
-from experiments.claims._worst import SUMMARY, Bound, Subject
-from experiments.search import spread
+from experiments.claims._worst import SUMMARY, Bound, over
+from experiments.search import Subject, spread
 from jaxmaml import step_size
 from jaxmaml.theory import step_moments
 
 claim = Claim("E05", "the tightest laws of the adaptive step's moments", place="step-size lemma")
 KINDS = 4
 ONE = ((1.0, 1.0),)
-STATEMENTS = {
-    "E[1/L~] from below": r"$E[1/\tilde L]\ge0.8/L(w)$, as a ratio of 0.8 to $L(w)E[1/\tilde L]$",
-    "E[1/L~^2]": r"$E[1/\tilde L^2]\le3.125/L(w)^2$",
-    "E[1/L~]": r"$E[1/\tilde L]\le1.225/L(w)$",
-    "E[1/L~^2], sharper": r"$E[1/\tilde L^2]\le1.855/L(w)^2$",
-}
-CONSTANTS = {
-    "E[1/L~] from below": 1 / step_moments.first_moment_lower(),
-    "E[1/L~^2]": step_moments.SECOND_MOMENT_SUMMARY,
-    "E[1/L~]": step_moments.first_moment_upper(),
-    "E[1/L~^2], sharper": step_moments.second_moment_upper(),
-}
-BOUNDS = tuple(
-    Bound(
-        name,
-        statement,
-        lambda x, measured: measured / CONSTANTS[x["name"]],
-        ONE,
-        about=SUMMARY if name in list(STATEMENTS)[:2] else {"number": "E06"},
-    )
-    for name, statement in STATEMENTS.items()
+LOWER = r"$E[1/\tilde L]\ge0.8/L(w)$, as a ratio of 0.8 to $L(w)E[1/\tilde L]$"
+SHARPER = {"number": "E06"}
+
+
+def bound(name, statement, constant, about):
+    return Bound(name, statement, over(lambda _: constant), ONE, about=about)
+
+
+BOUNDS = (
+    bound("E[1/L~] from below", LOWER, 1 / step_moments.first_moment_lower(), SUMMARY),
+    bound("E[1/L~^2]", r"$E[1/\tilde L^2]\le3.125/L(w)^2$", step_moments.SECOND_MOMENT_SUMMARY, SUMMARY),
+    bound("E[1/L~]", r"$E[1/\tilde L]\le1.225/L(w)$", step_moments.first_moment_upper(), SHARPER),
+    bound(
+        "E[1/L~^2], sharper", r"$E[1/\tilde L^2]\le1.855/L(w)^2$", step_moments.second_moment_upper(), SHARPER
+    ),
 )
 
 
@@ -74,8 +68,9 @@ def moments(x, values):
     return [1 / first, second, first, second]
 
 
-def closed(x):
-    return moments(x, 4 + 2 * outcomes(x))
+def formulas(x):
+    found = moments(x, 4 + 2 * outcomes(x))
+    return found, found
 
 
 def library(x):
@@ -91,27 +86,14 @@ def library(x):
 @Quantity
 def subject(cell):
     del cell
-    return Subject(law, closed, closed, library)
+    return Subject(law, formulas, library)
 
 
-@claim.cells
-def cells(scale):
-    yield from _worst.searches(scale, BOUNDS, subject, 2 * KINDS + 3)
+def told(x):
+    return f"{_worst.numbers('p', x['chance'])}, {_worst.numbers('f', x['slope'])}, sigma~={x['noise']:.3g}"
 
 
-@claim.per("name", "at")
-def measured(part, cell):
-    def text(x):
-        return (
-            f"{_worst.numbers('p', x['chance'])}, {_worst.numbers('f', x['slope'])}, sigma~={x['noise']:.3g}"
-        )
-
-    return _worst.found(part, cell, BOUNDS, text)
-
-
-@claim.rows
-def rows(table, row):
-    yield from _worst.judged(table, row, BOUNDS)
+_worst.declare(claim, BOUNDS, subject, 2 * KINDS + 3, told)
 
 
 @claim.figure

@@ -9,21 +9,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from experiments import search
 from experiments.cells import Quantity
 from experiments.claim import Claim
 from experiments.claims import _worst
-from experiments.claims._worst import Bound, Subject, constants, divided, over
-from experiments.search import (
-    Spline,
-    adapted,
-    decode,
-    derivatives,
-    facts,
-    local,
-    parameters,
-    per_task,
-    spread,
-)
+from experiments.claims._worst import Bound, constants, over
+from experiments.search import Spline, Subject, adapted, derivatives, divided, local, spread
 from jaxmaml import estimators, objective
 from jaxmaml._meta_gradient import meta_gradient
 from jaxmaml.estimators.hf_maml import theorem_delta
@@ -54,7 +45,7 @@ BOUNDS = (
 
 def stopped(raw, cell):
     """The slope by bisection; its last step is Newton's, which carries the derivative."""
-    x = decode(raw, cell.alpha, reach=8.0)
+    x = search.decode(raw, cell.alpha, reach=8.0)
     here = local(x, ETA / x.alpha)
     shrunk = 1 - x.alpha * jnp.stack([jnp.zeros(TASKS), here.secants])[cell.which]
     weights = x.chances * shrunk
@@ -78,17 +69,14 @@ def stopped(raw, cell):
     return x._replace(tasks=x.tasks._replace(slope=x.tasks.slope.at[-1].add(slope - old)))
 
 
-def closed(x):
-    here = local(x)
-    b = abs((x.chances * (1 - x.alpha * here.hessians) * adapted(x, here.slopes)).sum())
-    return [b, b]
-
-
-def surrogates(x):
-    lam, slopes = x.alpha, local(x).slopes
-    return (
-        lam * (1 + lam) * jnp.sqrt(spread(slopes, x.chances) + 1e-30),
-        jnp.minimum(0.5 * ETA, 2 * lam) * (x.chances * jnp.abs(adapted(x, slopes))).sum() + 1e-30,
+def formulas(x):
+    lam, here = x.alpha, local(x)
+    g = adapted(x, here.slopes)
+    b = abs((x.chances * (1 - lam * here.hessians) * g).sum())
+    return divided(
+        [b, b],
+        lam * (1 + lam) * jnp.sqrt(spread(here.slopes, x.chances) + 1e-30),
+        jnp.minimum(0.5 * ETA, 2 * lam) * (x.chances * abs(g)).sum() + 1e-30,
     )
 
 
@@ -100,36 +88,23 @@ def library(x, cell):
         arguments = {"delta": theorem_delta(1.0, x.alpha, ETA)} if name == "hf_maml" else {}
         about = {"alpha": x.alpha, "weights": x.chances} | arguments
         means.append(meta_gradient(estimators.get(name), loss, w, everyone, **about)[0])
-    b = jnp.abs((x.chances * per_task(lambda one: objective.grad_F(one, w, x.alpha)[0], x.tasks)).sum())
+    b = jnp.abs(
+        (x.chances * search.per_task(lambda one: objective.grad_F(one, w, x.alpha)[0], x.tasks)).sum()
+    )
     about = {
         "residual": jnp.abs(jnp.stack(means)[cell.which])
         / jnp.max(jnp.abs(objective.task_gradients(family, w))),
         "g": (x.chances * jnp.abs(adapted(x, local(x).slopes))).sum(),
     }
-    return [b, b], facts(x) | about
+    return [b, b], search.facts(x) | about
 
 
 @Quantity
 def subject(cell):
-    def evaluated(x):
-        return library(x, cell)
-
-    return Subject(lambda raw: stopped(raw, cell), divided(closed, surrogates), closed, evaluated)
+    return Subject(lambda raw: stopped(raw, cell), formulas, lambda x: library(x, cell))
 
 
-@claim.cells
-def cells(scale):
-    yield from _worst.searches(scale, BOUNDS, subject, parameters(TASKS))
-
-
-@claim.per("name", "at")
-def measured(part, cell):
-    return _worst.found(part, cell, BOUNDS, _worst.told)
-
-
-@claim.rows
-def rows(table, row):
-    yield from _worst.judged(table, row, BOUNDS)
+_worst.declare(claim, BOUNDS, subject, search.parameters(TASKS))
 
 
 @claim.figure

@@ -13,8 +13,8 @@ import numpy as np
 from experiments.cells import Quantity
 from experiments.claim import Claim
 from experiments.claims import _worst
-from experiments.claims._worst import ANY, SUMMARY, Bound, Subject, constants, divided, over
-from experiments.search import THREE, Spline, decode, derivatives, equal, facts, parameters
+from experiments.claims._worst import ANY, SUMMARY, Bound, constants, over
+from experiments.search import THREE, Spline, Subject, decode, derivatives, divided, facts, parameters
 from jaxmaml import hvp, objective
 from jaxmaml.theory import finite_difference, gradient_comparison, smoothness
 
@@ -67,34 +67,22 @@ BOUNDS = (
 )
 
 
-def points(x):
-    """F and F' at 0 and u, E|f_i'| there, f_i'(0), and the error of the difference of the first task."""
-    at = x.distance * THREE
-    _, first, second = derivatives(x.tasks, at)
-    value, outer, _ = derivatives(x.tasks, (at - x.alpha * first)[:2])
-    gradient = ((1 - x.alpha * second[:2]) * outer).mean(-1)
-    truncation = abs((first[1] - first[2]) / (2 * x.distance) - second[0])[0]
-    return value.mean(-1), gradient, abs(first[:2]).mean(-1), first[0], truncation
-
-
-def closed(x):
-    F, gradient, _, slopes, truncation = points(x)
-    u = x.distance
+def formulas(x):
+    u, lam = x.distance, x.alpha
+    _, first, second = derivatives(x.tasks, u * THREE)
+    value, outer, _ = derivatives(x.tasks, (u * THREE - lam * first)[:2])
+    F, gradient, norms = value.mean(-1), ((1 - lam * second[:2]) * outer).mean(-1), abs(first[:2]).mean(-1)
     rise = abs(gradient[1] - gradient[0]) / u
     rest = 2 * abs(F[1] - F[0] - gradient[0] * u) / u**2
-    return [rise, rise, rest, abs(slopes.mean()), truncation]
-
-
-def surrogates(x):
-    _, gradient, norms, slopes, _ = points(x)
-    lam, least = x.alpha, jnp.min(norms)
-    sigma = jnp.sqrt(jnp.var(slopes) + 1e-30)
-    return (
+    truncation = abs((first[1] - first[2]) / (2 * u) - second[0])[0]
+    least, sigma = jnp.min(norms), jnp.sqrt(jnp.var(first[0]) + 1e-30)
+    return divided(
+        [rise, rise, rest, abs(first[0].mean()), truncation],
         (1 + lam) ** 2 + (1 + lam) * lam * least,
         4 + 2 * lam * least,
         4 + 2 * lam * norms[0],
         (abs(gradient[0]) + (2 * lam + lam**2) * sigma) / (1 - lam) ** 2,
-        jnp.minimum(0.5 * x.distance, 2.0),
+        jnp.minimum(0.5 * u, 2.0),
     )
 
 
@@ -116,25 +104,12 @@ def library(x):
 
 @Quantity
 def subject(cell):
-    def instance(raw):
-        return equal(decode(raw, cell.alpha, cell.least_slope))
-
-    return Subject(instance, divided(closed, surrogates), closed, library)
+    return Subject(lambda raw: decode(raw, cell.alpha, cell.least_slope, equal=True), formulas, library)
 
 
-@claim.cells
-def cells(scale):
-    yield from _worst.searches(scale, BOUNDS, subject, parameters(2))
-
-
-@claim.per("name", "at")
-def measured(part, cell):
-    return _worst.found(part, cell, BOUNDS, lambda x: f"{_worst.told(x)}, |u-w|={x['distance']:.2g}")
-
-
-@claim.rows
-def rows(table, row):
-    yield from _worst.judged(table, row, BOUNDS)
+_worst.declare(
+    claim, BOUNDS, subject, parameters(2), lambda x: f"{_worst.told(x)}, |u-w|={x['distance']:.2g}"
+)
 
 
 @claim.figure
