@@ -6,7 +6,7 @@ Derived, with C1 = 1/gamma(lam), C2 = (2 lam + lam^2) C1, C3 = (1 + C2^2)^{1/2},
     E_i ||grad f_i(w)|| <= (E_i ||grad f_i(w)||^2)^{1/2} <= C1 ||grad F(w)|| + C3 sigma.
 
 Measured at random points of the nonconvex family (c) and of quadratics with different Hessians, on the ball where
-their sigma holds, at several lam. That gamma is the best constant is shown in worst_case.
+their sigma holds, at several lam. That gamma is the best constant is shown in worst_comparison.
 """
 
 import jax

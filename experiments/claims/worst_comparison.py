@@ -35,7 +35,7 @@ BOUNDS = (
     ),
     Bound(
         "the same where grad F = 0, sharper",
-        r"$\|\nabla f\|\le\frac m{\sqrt{1-m^2}}\sigma$, $m=2\lambda+\lambda^2$, where $\nabla F=0$",
+        r"$\|\nabla f\|\le\tan(2\arcsin\lambda)\sigma$ where $\nabla F=0$",
         over(lambda x: gradient_comparison.comparison_at_zero(x["lam"])),
     ),
 )

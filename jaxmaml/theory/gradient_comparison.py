@@ -27,12 +27,11 @@ def comparison_constants(lam: float) -> tuple[float, float, float]:
 
 
 def comparison_at_zero(lam: float) -> float:
-    """The smaller of m / sqrt(1 - m^2), m = 2 lam + lam^2, and C2: ||grad f|| <= this sigma where grad F = 0.
+    """tan(2 arcsin lam), a number: ||grad f|| <= this sigma where grad F = 0, for lam in [0, 1/sqrt(2)).
 
-    There E_i[M_i grad f_i] = 0 with ||M_i - I|| <= m, so that ||grad f|| = ||E_i[(M_i - I) grad f_i]||
-    <= m (E_i ||grad f_i||^2)^{1/2} = m (||grad f||^2 + sigma^2)^{1/2}. From lam = sqrt(2) - 1 on m >= 1,
-    and C2 is left.
+    Below C2, and attained by 2 x 2 matrices: no vector is turned by more than arcsin lam by I - alpha H.
+    It follows from ||M_i x - k x|| <= k sin(2 arcsin lam) ||x|| with k = (1 - lam^2)/(1 - 2 lam^2); with
+    ||M_i - I|| <= m = 2 lam + lam^2 alone it would be m / sqrt(1 - m^2). ValueError outside.
     """
-    m = 2 * lam + lam**2
-    c2 = comparison_constants(lam)[1]
-    return min(m / math.sqrt(1 - m**2), c2) if m < 1 else c2
+    gamma(lam)
+    return 2 * lam * math.sqrt(1 - lam**2) / (1 - 2 * lam**2)

@@ -61,7 +61,8 @@ MUTATIONS = {
         "for s in (jax.tree.map(lambda x: 2 * x, shift), jax.tree.map(jnp.zeros_like, shift))",
         (
             "difference_error",
-            "worst_case",
+            "worst_points",
+            "worst_limits",
         ),
     ),
     "mean over tasks without 1/B": Mutation(
@@ -74,7 +75,7 @@ MUTATIONS = {
         "jaxmaml/step_size.py",
         "return 4 * L + 2 * rho * alpha * jnp.mean(task_grad_norms)",
         "return 4 * L + 0 * jnp.mean(task_grad_norms)",
-        ("adaptive_step", "step_moments", "smoothness", "worst_case"),
+        ("adaptive_step", "step_moments", "smoothness", "worst_law"),
     ),
     "noise of a batch not averaged": Mutation(
         "jaxmaml/tasks/_noise.py",
@@ -144,7 +145,8 @@ MUTATIONS = {
         "lambda w, s: w - s + jax.lax.stop_gradient(s)",
         (
             "costs",
-            "worst_case",
+            "worst_noise",
+            "worst_step",
         ),
     ),
     "difference left out": Mutation(
@@ -177,7 +179,8 @@ MUTATIONS = {
         "return 1.2 * (1 - lam) ** 2 if lam <= 0.5 else 0.5 - lam**2",
         (
             "gradient_comparison",
-            "worst_case",
+            "worst_comparison",
+            "worst_points",
         ),
     ),
     "last task never drawn": Mutation(

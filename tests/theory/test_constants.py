@@ -55,10 +55,39 @@ def test_comparison_constants():
     assert c3 == pytest.approx(math.sqrt(1 + c2**2))
 
 
+@pytest.mark.parametrize("lam", [0.1, 1 / 3, 0.6])
+def test_comparison_at_zero_is_the_maximum_over_two_tasks(lam):
+    """||grad f|| / sigma over two tasks with 2 x 2 matrices and any chances where E_i[M_i grad f_i] = 0."""
+
+    def matrix(low, high, angle):
+        q = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return np.eye(2) - lam * q @ np.diag(np.sin([low, high])) @ q.T
+
+    def value(z):
+        p = 1 / (1 + np.exp(-z[0]))
+        one, other = (matrix(*part[:3]) @ matrix(*part[3:]) for part in (z[1:7], z[7:13]))
+        first = z[13:] * (1 - p)
+        last = -p * np.linalg.solve(other, one @ first) / (1 - p)
+        mean = p * first + (1 - p) * last
+        return -np.linalg.norm(mean) / math.sqrt(p * (1 - p) * np.sum((first - last) ** 2))
+
+    rng = np.random.default_rng(0)
+    found = max(
+        -scipy.optimize.minimize(value, rng.standard_normal(15), method="BFGS").fun for _ in range(30)
+    )
+    bound = gradient_comparison.comparison_at_zero(lam)
+    assert found == pytest.approx(bound, rel=1e-3)
+    assert found <= bound * (1 + 1e-9)
+    assert bound <= gradient_comparison.comparison_constants(lam)[1]
+    assert bound == pytest.approx(math.tan(2 * math.asin(lam)))
+
+
 @pytest.mark.parametrize("lam", [-0.1, 0.71, math.nan])
 def test_comparison_ends(lam):
     with pytest.raises(ValueError, match="alpha L = .*allowed: 0 <= lam"):
         gradient_comparison.comparison_constants(lam)
+    with pytest.raises(ValueError, match="alpha L = .*allowed: 0 <= lam"):
+        gradient_comparison.comparison_at_zero(lam)
 
 
 # Step-size moments
