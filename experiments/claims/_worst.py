@@ -15,7 +15,7 @@ from experiments.search import Ascent, Search, spread
 from jaxmaml import plotting
 from jaxmaml.types import Constants
 
-EFFORT = {"smoke": (64, 150), "default": (384, 400), "full": (2048, 1500)}
+EFFORT = {"smoke": (64, 150), "default": (256, 300), "full": (2048, 1500)}
 """restarts, steps of the ascent."""
 ROUNDING = 1e-6
 """of a ratio: differences of F over a distance of 0.003 keep seven digits."""
