@@ -210,6 +210,25 @@ class Ascent:
         return carry[2], carry[3]
 
 
+def ascent(effort: tuple[int, int], parameters: int) -> Ascent:
+    """From as many starts, with as many steps, as `effort` says."""
+    starts = np.random.default_rng(0).standard_normal((effort[0], parameters))
+    return Ascent(1.5 * starts, effort[1])
+
+
+class Bound(NamedTuple):
+    name: str
+    statement: str
+    ratio: Callable[[Any, float], float]
+    """(facts, measured) -> how much of the bound is attained"""
+    alphas: tuple[tuple[float, float], ...] = ((1 / 6, 1 / 6),)
+    """ranges, one search each"""
+    least_slope: float = 0.0
+    """least |f_i'(0)|, so that the terms of a bound that grow with it are met too"""
+    about: Any = None
+    """number, place and source, where they are not the claim's"""
+
+
 class Subject(NamedTuple):
     """What bounds are about; lists have an entry for every bound."""
 
@@ -260,3 +279,8 @@ class Search:
 def divided(measured: list[Any], *bounds: Any) -> tuple[list[Any], list[Any]]:
     """Formulas whose scores are ratios."""
     return measured, [m / b for m, b in zip(measured, bounds, strict=True)]
+
+
+def over(bound: Callable[[Any], float]) -> Callable[[Any, float], float]:
+    """A ratio by the bound that `jaxmaml.theory` gives for the facts."""
+    return lambda x, measured: measured / bound(x)

@@ -6,13 +6,11 @@ Units in which L = rho = 1, so that lambda = alpha L = alpha; everything is at w
 """
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.judging import largest
-from experiments.search import Ascent, Search, spread
+from experiments.search import Search, ascent, spread
 from jaxmaml import plotting
 from jaxmaml.types import Constants
 
@@ -23,37 +21,13 @@ ROUNDING = 1e-6
 VECTORS = {"slope", "curvature", "chance", "H", "H'"}
 """facts of every task (or every entry of a matrix)."""
 ANY = ((0.01, 1.0),)
-SIXTH = ((1 / 6, 1 / 6),)
 SUMMARY = {"source": "as summarised"}
-
-
-class Bound(NamedTuple):
-    name: str
-    statement: str
-    ratio: Callable[[Any, float], float]
-    """(facts, measured) -> how much of the bound is attained"""
-    alphas: tuple[tuple[float, float], ...] = SIXTH
-    """ranges, one search each"""
-    least_slope: float = 0.0
-    """least |f_i'(0)|, so that the terms of a bound that grow with it are met too"""
-    about: Any = None
-    """number, place and source, where they are not the claim's"""
-
-
-def over(bound):
-    """A ratio by the bound that `jaxmaml.theory` gives for the facts."""
-    return lambda x, measured: measured / bound(x)
 
 
 def constants(x):
     """sigma of the tasks at w; noise where there is any."""
     sigma = float(np.sqrt(spread(x["slope"], x["chance"])))
     return Constants(1.0, 1.0, sigma, float(x["noise"]), float(x["twist"]))
-
-
-def ascent(scale, parameters):
-    restarts, steps = EFFORT[scale]
-    return Ascent(1.5 * np.random.default_rng(0).standard_normal((restarts, parameters)), steps)
 
 
 def found(part, cell, bounds, text):
@@ -93,7 +67,7 @@ def declare(claim, bounds, subject, parameters, text=told):
 
     @claim.cells
     def cells(scale):
-        shared = ascent(scale, parameters)
+        shared = ascent(EFFORT[scale], parameters)
         for which, bound in enumerate(bounds):
             for alpha in bound.alphas:
                 cell = Search(shared, which, np.array(alpha), bound.least_slope, subject)

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from experiments.cells import Quantity
 from experiments.claim import Claim
 from experiments.claims import _worst
-from experiments.claims._worst import Bound, over
-from experiments.search import Subject
+from experiments.search import Bound, Subject, over
 from jaxmaml._meta_gradient import meta_gradient
 from jaxmaml.estimators.maml import maml
 from jaxmaml.theory import gradient_comparison

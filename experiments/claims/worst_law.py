@@ -14,8 +14,8 @@ import numpy as np
 from experiments.cells import Quantity
 from experiments.claim import Claim
 from experiments.claims import _worst
-from experiments.claims._worst import SUMMARY, Bound, over
-from experiments.search import Subject, spread
+from experiments.claims._worst import SUMMARY
+from experiments.search import Bound, Subject, over, spread
 from jaxmaml import step_size
 from jaxmaml.theory import step_moments
 

@@ -13,8 +13,8 @@ from experiments import search
 from experiments.cells import Quantity
 from experiments.claim import Claim
 from experiments.claims import _worst
-from experiments.claims._worst import Bound, constants, over
-from experiments.search import Spline, Subject, adapted, derivatives, divided, local, spread
+from experiments.claims._worst import constants
+from experiments.search import Bound, Spline, Subject, adapted, derivatives, divided, local, over, spread
 from jaxmaml import estimators, objective
 from jaxmaml._meta_gradient import meta_gradient
 from jaxmaml.estimators.hf_maml import theorem_delta

@@ -11,21 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import search
 from experiments.cells import Quantity
 from experiments.claim import Claim
 from experiments.claims import _worst
-from experiments.claims._worst import ANY, SUMMARY, Bound, constants, over
-from experiments.search import (
-    THREE,
-    Spline,
-    Subject,
-    adapted,
-    decode,
-    derivatives,
-    divided,
-    facts,
-    parameters,
-)
+from experiments.claims._worst import ANY, SUMMARY, constants
+from experiments.search import THREE, Bound, Spline, Subject, adapted, derivatives, divided, over
 from jaxmaml import objective
 from jaxmaml.estimators.fo_maml import fo_maml
 from jaxmaml.theory import inner_bias, objective_gap, second_moment
@@ -102,15 +93,15 @@ def library(x):
     bias = jnp.abs(jnp.mean(g) - g0)
     hat = jax.grad(lambda v: objective.F_hat(family, v, x.alpha, 1.0, jax.random.key(0), 2))(w)
     gap = jnp.abs(hat - objective.grad_F(family, w, x.alpha))[0]
-    return [bias, bias, jnp.mean(g**2), gap, gap], facts(x) | {"g": jnp.abs(g0)}
+    return [bias, bias, jnp.mean(g**2), gap, gap], search.facts(x) | {"g": jnp.abs(g0)}
 
 
 @Quantity
 def subject(cell):
-    return Subject(lambda raw: decode(raw, cell.alpha, equal=True), formulas, library)
+    return Subject(lambda raw: search.decode(raw, cell.alpha, equal=True), formulas, library)
 
 
-_worst.declare(claim, BOUNDS, subject, parameters(2), _worst.noisy)
+_worst.declare(claim, BOUNDS, subject, search.parameters(2), _worst.noisy)
 
 
 @claim.figure

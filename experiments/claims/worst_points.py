@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import search
 from experiments.cells import Quantity
 from experiments.claim import Claim
 from experiments.claims import _worst
-from experiments.claims._worst import ANY, SUMMARY, Bound, constants, over
-from experiments.search import THREE, Spline, Subject, decode, derivatives, divided, facts, parameters
+from experiments.claims._worst import ANY, SUMMARY, constants
+from experiments.search import THREE, Bound, Spline, Subject, derivatives, divided, over
 from jaxmaml import hvp, objective
 from jaxmaml.theory import finite_difference, gradient_comparison, smoothness
 
@@ -99,16 +100,18 @@ def library(x):
     error = hvp.central_difference(loss, w, one, batch, u) - hvp.exact(loss, w, one, batch)
     norms = jnp.mean(jnp.abs(slopes), axis=1)
     about = {"distance": u, "b": jnp.abs(gradient[0]), "norm": norms[0], "norm_u": norms[1]}
-    return [rise, rise, rest, jnp.abs(jnp.mean(slopes[0])), jnp.abs(error)[0]], facts(x) | about
+    return [rise, rise, rest, jnp.abs(jnp.mean(slopes[0])), jnp.abs(error)[0]], search.facts(x) | about
 
 
 @Quantity
 def subject(cell):
-    return Subject(lambda raw: decode(raw, cell.alpha, cell.least_slope, equal=True), formulas, library)
+    return Subject(
+        lambda raw: search.decode(raw, cell.alpha, cell.least_slope, equal=True), formulas, library
+    )
 
 
 _worst.declare(
-    claim, BOUNDS, subject, parameters(2), lambda x: f"{_worst.told(x)}, |u-w|={x['distance']:.2g}"
+    claim, BOUNDS, subject, search.parameters(2), lambda x: f"{_worst.told(x)}, |u-w|={x['distance']:.2g}"
 )
 
 

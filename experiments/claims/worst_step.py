@@ -3,12 +3,12 @@
 Derived: E F(w+) <= F(w) - c/L(w) (kappa b^2 - N), N = sum of n_j times sigma^2, sigma^2/B, sigma~^2/D_o,
 sigma~^2/(B D_o), sigma~^2/D_in. Two tasks in one dimension (`experiments.search`) with any chances, B = 20 of them or
 all. Of the direction one part is noisy at a time: the tasks, D_in or D_o, with one sample +-sigma~ off, and for MAML
-also D_h, +-sigma_H off (as by a steep wave of no height, which D_in and D_o do not see). L~ has one task, and one sample +-sigma~ off where D_in and D_o are exact (its condition
-would limit sigma~). Ratios:
+also D_h, +-sigma_H off (as by a steep wave of no height, which D_in and D_o do not see). L~ has one task, and one
+sample +-sigma~ off where D_in and D_o are exact (else its condition would limit sigma~). Ratios:
 
 - *one step*: (c/L(w)) kappa b^2 / (F(w) - E F(w+) + c N/L(w)), noise as small as the search likes;
-- *N*: [kappa b^2 - (F(w) - E F(w+)) L(w)/c] / N, how much of N the instance needs, where N is one coefficient
-  alone (but with B = 20 also the one without 1/B of the same noise);
+- *N*: [kappa b^2 - (F(w) - E F(w+)) L(w)/c] / N, how much of N the instance needs, where N is one coefficient alone
+  (but with B = 20 also the one without 1/B of the same noise);
 - *at b times the floor*: guaranteed over measured decrease at given kappa b^2 / N, N from D_in.
 
 The ascent replaces the mean of 20 tasks by three points of its mean and variance; what counts enumerates.
@@ -27,9 +27,8 @@ from experiments import run, search
 from experiments.cells import Quantity
 from experiments.claim import Claim
 from experiments.claims import _worst
-from experiments.claims._worst import Bound
 from experiments.judging import largest, place_of
-from experiments.search import Search, Spline, Subject, adapted, between, derivatives, local, spread
+from experiments.search import Bound, Search, Spline, Subject, adapted, between, derivatives, local, spread
 from jaxmaml import estimators, objective, plotting, step_size, theory
 from jaxmaml._meta_gradient import meta_gradient
 from jaxmaml.estimators.hf_maml import theorem_delta
@@ -41,6 +40,7 @@ claim = Claim("E11", "the tightest instances of one step of each theorem, and of
 B = 20
 FLOORS = (1.2, 2.0, 5.0)
 """b over (N / kappa)^(1/2)"""
+EFFORT = _worst.EFFORT | {"default": (256, 150)}
 SIGNS = np.array([1.0, -1.0])
 COUNTS = np.array([k for k in itertools.product(range(B + 1), repeat=4) if sum(k) == B])
 """how often each of four outcomes is drawn"""
@@ -133,7 +133,7 @@ def instance(raw, cell):
 
 def gradient(x):
     here = local(x)
-    return (x.chances * (1 - x.alpha * here.hessians) * adapted(x, here.slopes)).sum()
+    return x.chances @ ((1 - x.alpha * here.hessians) * adapted(x, here.slopes))
 
 
 def outcomes(x, cell):
@@ -227,7 +227,7 @@ def subject(cell):
 
 @claim.cells
 def cells(scale):
-    ascent = _worst.ascent(scale, search.parameters(2))
+    ascent = search.ascent(EFFORT[scale], search.parameters(2))
     for theorem, noisy, which, bound in SEARCHES:
         for alpha in bound.alphas:
             drift = theorem.drift(Constants(1.0, 1.0, 0.0), alpha[1])
