@@ -1,7 +1,7 @@
 """The stochastic step size: E[1/L~] >= 0.8/L(w) and E[1/L~^2] <= 3.125/L(w)^2 (E05), and how sharp (E06).
 
 As summarised, both hold once B' >= (rho alpha sigma / L)^2 / 2 and D_beta >= (2 rho alpha sigma~ / L)^2. The
-same conditions give E[1/L~] <= 1.225/L(w) and E[1/L~^2] <= 1.855/L(w)^2 (derived). The noise of the
+same conditions give E[1/L~] <= 1.225/L(w) and E[1/L~^2] <= 1.855/L(w)^2 (derived): 3.125 is loose. The noise of the
 family is Gaussian with equal variance in every coordinate, so that mean and variance of L~ itself are
 known in closed form: E||g + s Z|| is a hypergeometric function. They tell a right L~ from a wrong one.
 
@@ -15,34 +15,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 
-from experiments.cells import Cells
-from experiments.judging import at_most, largest, within
-from experiments.results import LedgerRow, Place
+from experiments.claim import Claim
+from experiments.judging import largest
 from experiments.run import draw, step_norms
 from jaxmaml import objective, plotting, step_size
-from jaxmaml.statistics import Interval
 from jaxmaml.tasks import cosine
-from jaxmaml.tasks.cosine import Cosine
 from jaxmaml.theory import step_moments
 from jaxmaml.types import Array, BatchSizes
 
-TITLE = "moments of the stochastic step size"
 LAMBDA = 1 / 6
 BLOCK = 1000
 DRAWS = {"smoke": 20, "default": 200, "full": 1000}
 """blocks of 1000 draws."""
-FACTORS = {
-    "smoke": (0.1, 1.0, 4.0),
-    "default": (0.1, 0.3, 1.0, 4.0),
-    "full": (0.1, 0.3, 1.0, 4.0, 16.0),
-}
+FACTORS = {"smoke": (0.1, 1.0, 4.0), "default": (0.1, 0.3, 1.0, 4.0), "full": (0.1, 0.3, 1.0, 4.0, 16.0)}
 """B' and D_beta as multiples of the conditions."""
 POINTS = 4
-Z = 5.0
-"""standard errors that a sampled moment may lie beyond its bound."""
+SHARES = np.linspace(0.02, 0.98, 193)
+
+claim = Claim("E05", "moments of the stochastic step size", place="step-size lemma", source="as summarised")
 
 
 @jax.tree_util.register_dataclass
@@ -70,18 +61,12 @@ class Moments:
     def execute(self) -> dict[str, jax.Array]:
         sizes = BatchSizes(B=1, B_prime=self.B_prime, D_beta=self.D_beta)
         w = jnp.asarray(self.w)
-
-        def one(key: jax.Array) -> jax.Array:
-            batches = draw(self.family, key, sizes)[1]
-            norms = step_norms(self.family, w, batches)
-            transform = step_size.scale_by_theorem_step(1.0, self.L, self.rho, self.alpha)
-            start = transform.init(w)
-            return transform.update(w, start, task_grad_norms=norms)[1].smoothness
-
         exact = objective.smoothness_at(self.family, w, self.alpha, self.L, self.rho)
 
         def block(key: jax.Array) -> jax.Array:
-            ratio = exact / jax.vmap(one)(jax.random.split(key, BLOCK))
+            batches = jax.vmap(lambda k: draw(self.family, k, sizes)[1])(jax.random.split(key, BLOCK))
+            norms = jax.vmap(lambda b: step_norms(self.family, w, b))(batches)
+            ratio = exact / jax.vmap(lambda n: smoothness(self, n))(norms)
             powers = jnp.stack([1 / ratio, ratio, ratio**2])
             return jnp.mean(jnp.stack([powers, powers**2]), axis=-1)
 
@@ -95,7 +80,7 @@ class Moments:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _TwoKinds:
+class TwoKinds:
     """Exact moments for B' = 1 where a share of the tasks has no gradient and the others have `norm`."""
 
     share: float
@@ -109,209 +94,136 @@ class _TwoKinds:
         """Nothing can be wrong."""
 
     def execute(self) -> dict[str, jax.Array]:
-        law = jnp.array([self.share, 1 - self.share])
-        norms = jnp.array([0.0, self.norm])
-        transform = step_size.scale_by_theorem_step(1.0, self.L, self.rho, self.alpha)
-
-        def smoothness(task_grad_norms: jax.Array) -> jax.Array:
-            start = transform.init(jnp.zeros(1))
-            return transform.update(jnp.ones(1), start, task_grad_norms=task_grad_norms)[1].smoothness
-
-        exact = smoothness(jnp.vdot(law, norms)[None])
-        ratio = exact / jax.vmap(smoothness)(norms[:, None])
+        law, norms = jnp.array([self.share, 1 - self.share]), jnp.array([0.0, self.norm])
+        exact = smoothness(self, jnp.vdot(law, norms)[None])
+        ratio = exact / jax.vmap(lambda n: smoothness(self, n))(norms[:, None])
         return {"first": jnp.vdot(law, ratio), "second": jnp.vdot(law, ratio**2), "exact": exact}
 
 
-SHARES = tuple(np.linspace(0.02, 0.98, 193))
+def smoothness(cell, task_grad_norms):
+    """The L~ of the step that a run takes."""
+    transform, w = step_size.scale_by_theorem_step(1.0, cell.L, cell.rho, cell.alpha), jnp.zeros(1)
+    return transform.update(w, transform.init(w), task_grad_norms=task_grad_norms)[1].smoothness
 
 
-def _two_kinds() -> Cells:
-    """B' = 1 is enough for sigma = sqrt(2) L / (rho alpha), which gives the norm."""
-    L, rho, alpha = 1.3, 2.1, LAMBDA / 1.3
-    cells: Cells = []
-    for share in SHARES:
-        norm = np.sqrt(2) * L / (rho * alpha) / np.sqrt(share * (1 - share))
-        labels = {"factor": 1.0, "B_prime": 1, "D_beta": np.inf, "point": -1, "share": share}
-        cells.append((labels, _TwoKinds(float(share), float(norm), alpha, L, rho)))
-    return cells
-
-
-def _family() -> Cosine:
-    return cosine.make(n=40, d=1, spread=36.0, tau=20.0, beta0=1.0, nu=2.0, seed=7)
-
-
-def _problem() -> tuple[Cosine, float, np.ndarray]:
-    family = _family()
-    alpha = LAMBDA / family.constants().L
+@claim.cells
+def cells(scale):
+    family = cosine.make(n=40, d=1, spread=36.0, tau=20.0, beta0=1.0, nu=2.0, seed=7)
+    constants = family.constants()
+    L, rho, alpha = constants.L, constants.rho, LAMBDA / constants.L
     rng = np.random.default_rng(11)
     center = np.asarray(family.tasks.centers).mean(axis=0)
     points = center + np.logspace(-1, 2, POINTS)[:, None] * rng.standard_normal((POINTS, family.dim))
-    return family, alpha, points
-
-
-def grid(scale: str) -> Cells:
-    family, alpha, points = _problem()
-    constants = family.constants()
-    least_tasks, least_samples = step_moments.step_batch_conditions(constants, alpha)
-    cells = []
+    conditions = step_moments.step_batch_conditions(constants, alpha)
     for factor in FACTORS[scale]:
-        tasks_, samples = (max(1, round(factor * x)) for x in (least_tasks, least_samples))
+        tasks, samples = (max(1, round(factor * x)) for x in conditions)
         for j, w in enumerate(points):
-            labels = {"factor": factor, "B_prime": tasks_, "D_beta": samples, "point": j}
-            cell = Moments(
-                family,
-                w,
-                alpha,
-                constants.L,
-                constants.rho,
-                float(samples),
-                j,
-                B_prime=tasks_,
-                blocks=DRAWS[scale],
-            )
-            cells.append((labels, cell))
-    return cells + _two_kinds()
+            cell = Moments(family, w, alpha, L, rho, float(samples), j, tasks, DRAWS[scale])
+            labels = {"problem": "cosine", "factor": factor, "B_prime": tasks, "D_beta": samples, "point": j}
+            yield labels, cell
+    # B' = 1 is enough for sigma = sqrt(2) L / (rho alpha), which gives the norm.
+    L, rho, alpha = 1.3, 2.1, LAMBDA / 1.3
+    for share in SHARES.tolist():
+        norm = np.sqrt(2) * L / (rho * alpha) / np.sqrt(share * (1 - share))
+        labels = {"problem": "two kinds", "factor": 1.0, "B_prime": 1, "point": -1, "share": share}
+        yield labels, TwoKinds(share, float(norm), alpha, L, rho)
 
 
-def _closed_form(row: pd.Series) -> tuple[float, float]:
-    """Mean and standard deviation of L~ / L(w)."""
+@claim.per("problem", "factor", "B_prime", "D_beta", "point", "share")
+def measured(part, cell):
+    """The moments, with the closed form of the mean and deviation of L~."""
+    one = part.iloc[0]
+    found = {"first": one["first"], "second": one.second}
+    if isinstance(cell, TwoKinds):
+        return found
     import scipy.special
 
-    family, alpha, points = _problem()
-    constants = family.constants()
-    squares = np.sum(family.task_gradients(points[int(row.point)]) ** 2, axis=1)
-    d = family.dim
-    variance = constants.sigma_tilde**2 / (d * row.D_beta)
+    family, d = cell.family, cell.family.dim
+    squares = np.sum(family.task_gradients(cell.w) ** 2, axis=1)
+    variance = family.constants().sigma_tilde ** 2 / (d * cell.D_beta)
     # E||g + s Z|| = s sqrt(2) Gamma((d+1)/2) / Gamma(d/2) 1F1(-1/2; d/2; -||g||^2 / (2 s^2))
     scale = np.sqrt(2 * variance) * np.exp(scipy.special.gammaln((d + 1) / 2) - scipy.special.gammaln(d / 2))
     norms = scale * scipy.special.hyp1f1(-0.5, d / 2, -squares / (2 * variance))
     second = np.mean(squares + d * variance)
-    factor = 2 * constants.rho * alpha
-    mean = 4 * constants.L + factor * norms.mean()
-    deviation = factor * np.sqrt((second - norms.mean() ** 2) / row.B_prime)
-    exact = 4 * constants.L + factor * np.mean(np.sqrt(squares))
-    return mean / exact, deviation / exact
+    factor = 2 * cell.rho * cell.alpha
+    mean = 4 * cell.L + factor * norms.mean()
+    deviation = factor * np.sqrt((second - norms.mean() ** 2) / cell.B_prime)
+    exact = 4 * cell.L + factor * np.mean(np.sqrt(squares))
+    draws = cell.blocks * BLOCK
+    return found | {
+        "first_error": one.first_error,
+        "second_error": one.second_error,
+        "smoothness": one.smoothness,
+        "smoothness_error": one.smoothness_error,
+        "smoothness_expected": mean / exact,
+        "deviation": one.smoothness_error * np.sqrt(draws),
+        "deviation_expected": deviation / exact,
+        "draws": draws,
+    }
 
 
-def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """One row a point and batch, with the closed form of the mean and deviation of L~."""
-    draws = DRAWS[scale] * BLOCK
-    two = rows[rows.point < 0]
-    columns = ["factor", "B_prime", "D_beta", "point", "smoothness", "smoothness_error"]
-    table = rows[rows.point >= 0][[*columns, "first", "first_error", "second", "second_error"]].copy()
-    closed = [_closed_form(row) for _, row in table.iterrows()]
-    table["smoothness_expected"] = [mean for mean, _ in closed]
-    table["deviation"] = table.smoothness_error * np.sqrt(draws)
-    table["deviation_expected"] = [deviation for _, deviation in closed]
-    table["draws"] = draws
-    return pd.concat([table, two[["factor", "B_prime", "point", "share", "first", "second"]]])
-
-
-def judge(table: pd.DataFrame) -> list[LedgerRow]:
-    place: Place = "step-size lemma"
-    two, table = table[table.point < 0], table[table.point >= 0]
+@claim.rows
+def rows(table, row):
+    two, table = (table[table.problem == name] for name in ("two kinds", "cosine"))
     enough = table[table.factor >= 1]
-    first = enough.iloc[int(np.argmin(enough["first"].to_numpy()))]
-    second = enough.iloc[int(np.argmax(enough["second"].to_numpy()))]
-    z = (table.smoothness - table.smoothness_expected).abs() / table.smoothness_error
     spread = largest((table.deviation / table.deviation_expected - 1).abs())
-    right = largest(z) <= Z and bool(spread <= 0.05)
-    sharper_first = largest(enough["first"]) + Z * largest(enough.first_error)
-    sharper_second = step_moments.second_moment_upper()
-    return [
-        at_most(
-            "E05",
-            "mean and deviation of L~ against their closed forms",
-            r"$E\tilde L=4L+2\rho\alpha E\|\tilde\nabla f_j(w,D_\beta)\|$, $\mathrm{Var}\,\tilde L\propto1/B'$",
-            place,
-            "as summarised; closed form derived",
-            largest(z),
-            Z,
-            also=bool(spread <= 0.05),
-            note=f"in standard errors; largest relative difference of the deviation {spread:.2g}",
-        ),
-        at_most(
-            "E05",
-            "first moment of 1/L~",
-            r"$E[1/\tilde L(w)]\ge0.8/L(w)$",
-            place,
-            "as summarised",
-            _below(first["first"], first.first_error),
-            1 / step_moments.first_moment_lower(),
-            also=right,
-            note="as 1 / (L(w) E[1/L~]), largest over points at and above the conditions",
-        ),
-        at_most(
-            "E05",
-            "second moment of 1/L~",
-            r"$E[1/\tilde L(w)^2]\le3.125/L(w)^2$",
-            place,
-            "as summarised",
-            _around(second["second"], second.second_error),
-            3.125,
-            also=right and second["second"] + Z * second.second_error <= sharper_second,
-            sharp=False,
-            note=f"the derived {sharper_second:.4g} holds too; L(w) E[1/L~] <= {sharper_first:.3g}",
-        ),
-        *(
-            within(
-                "E06",
-                f"the largest {name} moment of 1/L~ is attained",
-                rf"$\max L(w){power}E[\tilde L{inverse}]$ over laws with $B'=1$, $\sigma=\sqrt2L/(\rho\alpha)$",
-                place,
-                "derived",
-                largest(two[name]),
-                step_moments.attained(j),
-                0.002,
-                note=f"over {len(two)} shares of tasks without gradient; bounds with noise: "
-                f"{step_moments.first_moment_upper():.4g} and {step_moments.second_moment_upper():.4g}",
-            )
-            for j, name, power, inverse in ((1, "first", "", "^{-1}"), (2, "second", "^2", "^{-2}"))
-        ),
-    ]
+    yield row.agrees(
+        "mean and deviation of L~ against their closed forms",
+        r"$E\tilde L=4L+2\rho\alpha E\|\tilde\nabla f_j(w,D_\beta)\|$, $\mathrm{Var}\,\tilde L\propto1/B'$",
+        table.smoothness,
+        table.smoothness_expected,
+        table.smoothness_error,
+        also=spread <= 0.05,
+        note=f"largest relative difference of the deviation {spread:.2g}",
+        source="as summarised; closed form derived",
+    )
+    yield row.at_least(
+        "first moment of 1/L~",
+        r"$E[1/\tilde L(w)]\ge0.8/L(w)$",
+        row.least(enough["first"], enough.first_error),
+        step_moments.first_moment_lower(),
+        companion="tightest instance found: E[1/L~] from below",
+        note="smallest over points at and above the conditions",
+    )
+    yield row.at_most(
+        "second moment of 1/L~",
+        r"$E[1/\tilde L(w)^2]\le3.125/L(w)^2$",
+        row.worst(enough.second, enough.second_error),
+        step_moments.SECOND_MOMENT_SUMMARY,
+        sharper=step_moments.second_moment_upper(),
+        note="largest over points at and above the conditions",
+    )
+    for j, name, power, inverse in ((1, "first", "", "^{-1}"), (2, "second", "^2", "^{-2}")):
+        yield row.within(
+            f"the largest {name} moment of 1/L~ is attained",
+            rf"$\max L(w){power}E[\tilde L{inverse}]$ over laws with $B'=1$, $\sigma=\sqrt2L/(\rho\alpha)$",
+            largest(two[name]),
+            step_moments.attained(j),
+            0.002,
+            note=f"over {len(two)} shares of tasks without gradient; bounds with noise: "
+            f"{step_moments.first_moment_upper():.4g} and {step_moments.second_moment_upper():.4g}",
+            number="E06",
+            source="derived",
+        )
 
 
-def _around(value: float, error: float) -> Interval:
-    return Interval(float(value), float(value - Z * error), float(value + Z * error), 1)
-
-
-def _below(value: float, error: float) -> Interval:
-    """The interval of 1/value."""
-    return Interval(1 / value, 1 / (value + Z * error), 1 / (value - Z * error), 1)
-
-
-def figure(table: pd.DataFrame) -> Figure:
+@claim.figure
+def figure(table):
     drawing, axes = plotting.panels(2)
     shades = ("#0072B2", "#56B4E9", "#E69F00", "#000000")
-    two = table[table.point < 0]
+    two = table[table.problem == "two kinds"]
+    star = {"markersize": 7, "color": plotting.OTHER[2], "markeredgecolor": "k"}
     for axis, name in zip(axes, ("first", "second"), strict=True):
-        axis.plot(
-            1.0,
-            two[name].max(),
-            "*",
-            markersize=7,
-            color=plotting.OTHER[2],
-            markeredgecolor="k",
-            label="worst law, $B'=1$, exact",
-        )
-        for j, part in table[table.point >= 0].groupby("point"):
-            axis.errorbar(
-                part.factor,
-                part[name],
-                Z * part[f"{name}_error"],
-                fmt="o-",
-                color=shades[int(j) % len(shades)],
-                linewidth=0.8,
-                capsize=2,
-                label=f"point {int(j) + 1}",
-            )
+        axis.plot(1.0, largest(two[name]), "*", label="worst law, $B'=1$, exact", **star)
+        for j, part in table[table.problem == "cosine"].groupby("point"):
+            look = {"color": shades[int(j)], "linewidth": 0.8, "capsize": 2, "label": f"point {int(j) + 1}"}
+            axis.errorbar(part.factor, part[name], 5 * part[f"{name}_error"], fmt="o-", **look)
         axis.axvline(1.0, color="0.6", linewidth=0.8)
-        axis.set_xscale("log")
-        axis.set_xlabel("$B'$, $D_\\beta$ over their conditions [1]")
+        axis.set(xscale="log", xlabel="$B'$, $D_\\beta$ over their conditions [1]")
     axes[0].axhline(0.8, linestyle=":", color="k", label="0.8, as summarised")
     axes[0].axhline(step_moments.first_moment_upper(), linestyle="--", color="k", label="1.225, derived")
     axes[1].axhline(3.125, linestyle=":", color="k", label="3.125, as summarised")
     axes[1].axhline(step_moments.second_moment_upper(), linestyle="--", color="k", label="1.855, derived")
     axes[0].set_ylabel(r"$L(w)\,E[1/\tilde L(w)]$ [1]")
     axes[1].set_ylabel(r"$L(w)^2\,E[1/\tilde L(w)^2]$ [1]")
-    return plotting.finish(drawing, f"Stochastic step size ({Z:g} standard errors)")
+    return plotting.finish(drawing, "Stochastic step size (5 standard errors)")
