@@ -17,21 +17,17 @@ from dataclasses import dataclass, field, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 
-from experiments.cells import Cells, normal_mean, theorem_run
-from experiments.judging import at_least, at_most, largest, place_of, smallest
-from experiments.results import LedgerRow
+from experiments.cells import normal_mean, theorem_run
+from experiments.claim import Claim
+from experiments.judging import largest, place_of
 from experiments.run import Run, draw, step_norms
 from jaxmaml import objective, plotting, theory
 from jaxmaml.estimators.hf_maml import ArcDelta
-from jaxmaml.statistics import Interval
 from jaxmaml.tasks import cosine
 from jaxmaml.tasks.cosine import Cosine, CosineTasks
-from jaxmaml.types import Array, BatchSizes
+from jaxmaml.types import BatchSizes
 
-TITLE = "the drift of one step; mean and variance of the direction"
 B, D_IN, D_O = 20, 20.0, 5.0
 SIZES = BatchSizes(B=B, D_in=D_IN, D_o=D_O, D_h=1.0, B_prime=1, D_beta=1.0)
 BLOCK = 250
@@ -39,13 +35,16 @@ DRAWS = {"smoke": 4, "default": 80, "full": 400}
 """blocks of 250 steps."""
 POINTS = {"smoke": 10, "default": 50, "full": 200}
 POINT = np.array([1.3])
+LINES = ("line", "quadratic")
 Z = 5.0
 """standard errors."""
+
+claim = Claim("E11", "the drift of one step; mean and variance of the direction", place="MAML theorem")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Drift:
+class Drift:
     """Means over many independent first steps of a run."""
 
     run: Run
@@ -90,141 +89,105 @@ class _Drift:
         return {k: jnp.broadcast_to(v, w.shape) for k, v in out.items()}
 
 
-def _nonconvex() -> Cosine:
-    return cosine.make(n=10, d=4, tau=1.58, beta0=1.0, nu=1.73, seed=1)
-
-
-def _line() -> Cosine:
-    return cosine.make(n=7, d=1, tau=1.2, seed=4)
-
-
-def _quadratic() -> Cosine:
-    """Without waves: quadratics that share the Hessian mu."""
-    return replace(_line(), a=0.0)
-
-
-def _asymmetric() -> Cosine:
+def asymmetric():
     """Ten tasks in one dimension, one of them far away: its gradient is much longer than the others'."""
     rng = np.random.default_rng(1)
     centers = np.append(rng.standard_normal(9), 4000.0)[:, None]
     return Cosine(0.3, 1.0, 2.0, CosineTasks(centers, rng.uniform(0, 2 * np.pi, (10, 1))))
 
 
-def _points(scale: str) -> np.ndarray:
-    rng = np.random.default_rng(9)
-    size = np.logspace(-1, 1.5, POINTS[scale])[:, None]
-    return size * rng.standard_normal((POINTS[scale], 4))
-
-
-def _stationary(family: Cosine, alpha: float) -> np.ndarray:
+def stationary(family, alpha):
     """A minimum of F near the mean of the centres."""
     import scipy.optimize
 
-    def slope(x: float) -> float:
+    def slope(x):
         return float(family.grad_objective(np.array([x]), alpha)[0])
 
-    middle = float(np.mean(family.tasks.centers))
-    grid = np.linspace(middle - 20, middle + 20, 4001)
+    grid = float(np.mean(family.tasks.centers)) + np.linspace(-20, 20, 4001)
     values = np.array([slope(x) for x in grid])
     j = int(np.flatnonzero((values[:-1] < 0) & (values[1:] >= 0))[0])
     return np.array([scipy.optimize.brentq(slope, grid[j], grid[j + 1], xtol=1e-13)])
 
 
-def _cell(
-    family: Cosine,
-    estimator: str,
-    w: Array,
-    blocks: int,
-    seed: int,
-    sizes: BatchSizes = SIZES,
-    reused: float | None = None,
-) -> _Drift:
-    theorem = theory.theorems()[estimator]
-    constants = family.constants()
-    arguments = None
-    if constants.rho == 0:
-        # Any step of the difference is right; of the type of the theorem's, for one program.
-        arguments = {"delta": ArcDelta(0.7)} if estimator == "hf_maml" else {}
-    alpha = theorem.alpha_max(constants.L)
-    run = theorem_run(family, estimator, alpha, w, record=(0, 1), arguments=arguments, sizes=sizes, seed=seed)
-    return _Drift(run, blocks, reused)
+@claim.cells
+def cells(scale):
+    wave = cosine.make(n=10, d=4, tau=1.58, beta0=1.0, nu=1.73, seed=1)
+    line = cosine.make(n=7, d=1, tau=1.2, seed=4)
+    # Without waves: quadratics that share the Hessian mu.
+    bowl = replace(line, a=0.0)
+    size = np.logspace(-1, 1.5, POINTS[scale])[:, None]
+    points = size * np.random.default_rng(9).standard_normal((POINTS[scale], 4))
 
+    def cell(family, estimator, w, blocks, seed, sizes=SIZES, reused=None):
+        constants, arguments = family.constants(), None
+        if constants.rho == 0:
+            # Any step of the difference is right; of the type of the theorem's, for one program.
+            arguments = {"delta": ArcDelta(0.7)} if estimator == "hf_maml" else {}
+        alpha = theory.theorems()[estimator].alpha_max(constants.L)
+        about = {"record": (0, 1), "arguments": arguments, "sizes": sizes, "seed": seed}
+        return Drift(theorem_run(family, estimator, alpha, w, **about), blocks, reused)
 
-def grid(scale: str) -> Cells:
-    cells: Cells = []
-    blocks = DRAWS[scale]
     for estimator in theory.theorems():
-        for j, w in enumerate(_points(scale)):
+        for j, w in enumerate(points):
             labels = {"problem": "cosine", "estimator": estimator, "point": j}
-            cells.append((labels, _cell(_nonconvex(), estimator, w, blocks, j)))
-        for problem, family in (("line", _line()), ("quadratic", _quadratic())):
+            yield labels, cell(wave, estimator, w, DRAWS[scale], j)
+        for problem, family in zip(LINES, (line, bowl), strict=True):
             labels = {"problem": problem, "estimator": estimator, "point": 0}
-            cells.append((labels, _cell(family, estimator, POINT, 10 * blocks, 3)))
-    family = _asymmetric()
-    w = _stationary(family, theory.theorems()["maml"].alpha_max(family.constants().L))
+            yield labels, cell(family, estimator, POINT, 10 * DRAWS[scale], 3)
+    family = asymmetric()
+    w = stationary(family, theory.theorems()["maml"].alpha_max(family.constants().L))
     sizes = BatchSizes(B=20, B_prime=20)
     for problem, reused in (("independent", 0.0), ("reused", 1.0)):
         labels = {"problem": problem, "estimator": "maml", "point": 0}
-        cells.append((labels, _cell(family, "maml", w, 10 * blocks, 5, sizes, reused)))
-    return cells
+        yield labels, cell(family, "maml", w, 10 * DRAWS[scale], 5, sizes, reused)
 
 
-def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """One row a cell: decrease against its guarantee, and the z-scores of mean and variance of G."""
-    points = _points(scale)
-    table = []
-    for (problem, estimator, point), part in rows.groupby(["problem", "estimator", "point"], sort=False):
-        theorem = theory.theorems()[str(estimator)]
-        first = part.iloc[0]
-        row = {
-            "problem": problem,
-            "estimator": estimator,
-            "point": point,
-            "b": first.b,
-            "decrease": -first.change,
-            "error": first.change_error,
-            "moved": float(np.linalg.norm(part.moved)),
-            "moved_z": largest(part.moved.abs() / part.moved_error),
-            "step": float(theorem.c / first.smoothness),
+@claim.per("problem", "estimator", "point")
+def measured(part, cell):
+    """Decrease against its guarantee, and the z-scores of mean and variance of G."""
+    run, theorem, first = cell.run, theory.theorems()[cell.run.estimator], part.iloc[0]
+    problem, constants = first.problem, run.family.constants()
+    row = {
+        "b": first.b,
+        "decrease": -first.change,
+        "error": first.change_error,
+        "moved": float(np.linalg.norm(part.moved)),
+        "moved_z": largest(part.moved.abs() / part.moved_error),
+        "step": float(theorem.c / first.smoothness),
+    }
+    if problem == "cosine":
+        kappa = theorem.drift(constants, run.alpha).kappa
+        noise = theorem.noise(constants, run.alpha, run.sizes)
+        violated = [c.name for c in theorem.conditions(constants, run.alpha, run.sizes) if not c.holds]
+        row |= {
+            "guaranteed": theorem.c / first.smoothness * (kappa * first.b**2 - noise),
+            "radius": float(np.linalg.norm(run.w0)),
+            "violated": ", ".join(violated) or "none",
         }
-        if problem == "cosine":
-            constants = _nonconvex().constants()
-            alpha = theorem.alpha_max(constants.L)
-            kappa = theorem.drift(constants, alpha).kappa
-            noise = theorem.noise(constants, alpha, SIZES)
-            violated = [c.name for c in theorem.conditions(constants, alpha, SIZES) if not c.holds]
-            row |= {
-                "guaranteed": theorem.c / first.smoothness * (kappa * first.b**2 - noise),
-                "radius": float(np.linalg.norm(points[int(point)])),
-                "violated": ", ".join(violated) or "none",
-            }
-        if problem in ("line", "quadratic"):
-            mean, variance = _moments(str(problem), str(estimator))
-            row["mean_z"] = largest((part.direction - mean).abs() / part.direction_error)
-            row["variance_ratio"] = float(part.direction_variance.sum() / variance)
-            row["draws"] = 10 * DRAWS[scale] * BLOCK
-        table.append(row)
-    return pd.DataFrame(table)
+    if problem in LINES:
+        mean, variance = moments(run)
+        row["mean_z"] = largest((part.direction - mean).abs() / part.direction_error)
+        row["variance_ratio"] = float(part.direction_variance.sum() / variance)
+        row["draws"] = cell.blocks * BLOCK
+    return row
 
 
-def _moments(problem: str, estimator: str) -> tuple[np.ndarray, float]:
+def moments(run):
     """E G, shape (1,), and its variance where it is known (quadratic; else nan)."""
-    family = _line() if problem == "line" else _quadratic()
-    constants = family.constants()
-    alpha = theory.theorems()[estimator].alpha_max(constants.L)
+    family, alpha, constants = run.family, run.alpha, run.family.constants()
     adapted = family.adapted(POINT, alpha)
     deviation = constants.sigma_tilde / np.sqrt(D_IN)
     outer = normal_mean(lambda z: family.task_gradients(adapted - alpha * deviation * z))
     damping = np.ones_like(outer)
-    if estimator == "maml" or (estimator == "hf_maml" and problem == "quadratic"):
+    if run.estimator == "maml" or (run.estimator == "hf_maml" and constants.rho == 0):
         damping = 1 - alpha * family.task_hessians(POINT)
-    elif estimator == "hf_maml":
+    elif run.estimator == "hf_maml":
         # In one dimension the two points lie at the same distance whatever the direction.
-        arc = 1 / (6 * constants.rho * alpha)
+        arc = run.arguments["delta"].arc
         rise = family.task_gradients(POINT + arc) - family.task_gradients(POINT - arc)
         damping = 1 - alpha * rise / (2 * arc)
     mean = np.mean(damping * outer, axis=0)
-    if problem == "line":
+    if constants.rho > 0:
         return mean, np.nan
     h, q = constants.L, float(damping[0, 0])
     p = q * (1 - alpha * h) * h
@@ -233,80 +196,59 @@ def _moments(problem: str, estimator: str) -> tuple[np.ndarray, float]:
     return mean, float(spread / B)
 
 
-def judge(table: pd.DataFrame) -> list[LedgerRow]:
-    rows = []
+@claim.rows
+def rows(table, row):
     for estimator in theory.theorems():
         part = table[(table.problem == "cosine") & (table.estimator == estimator)]
-        low, high = part.decrease - Z * part.error, part.decrease + Z * part.error
-        positive = part.guaranteed > 0
-        ratio = (low / part.guaranteed)[positive]
-        measured = Interval(np.nan, np.nan, np.nan, 0)
-        if len(ratio):
-            worst, bound = int(np.argmin(ratio.to_numpy())), part.guaranteed[positive]
-            mean, least, most = (float((x[positive] / bound).iloc[worst]) for x in (part.decrease, low, high))
-            measured = Interval(mean, least, most, len(part))
-        rows.append(
-            at_least(
-                "E11",
-                f"decrease of F in one step of {plotting.label(estimator)}",
-                r"$F(w)-E[F(w_{k+1})]\ge\frac c{L(w)}(\kappa\|\nabla F(w)\|^2-N)$",
-                place_of(estimator),
-                "derived",
-                measured,
-                1.0,
-                # Where nothing is guaranteed, a negative guarantee must hold too.
-                also=smallest([0.0, *(low - part.guaranteed)[~positive]]) >= 0
-                and set(part.violated) == {"none"},
-                note=f"smallest decrease / guaranteed at {Z:g} standard errors over {positive.sum()} of "
-                f"{len(part)} points, where the guarantee is positive",
-            )
+        good, rest = part[part.guaranteed > 0], part[~(part.guaranteed > 0)]
+        ratio = row.least(good.decrease, good.error, good.guaranteed)
+        beyond = row.least(rest.decrease - rest.guaranteed, rest.error)
+        yield row.at_least(
+            f"decrease of F in one step of {plotting.label(estimator)}",
+            r"$F(w)-E[F(w_{k+1})]\ge\frac c{L(w)}(\kappa\|\nabla F(w)\|^2-N)$",
+            ratio,
+            1.0,
+            # Where nothing is guaranteed, a negative guarantee must hold too.
+            also=(len(rest) == 0 or beyond.low >= 0) and set(part.violated) == {"none"},
+            note=f"smallest decrease / guaranteed over {len(good)} of {len(part)} points, where the guarantee "
+            "is positive",
+            place=place_of(estimator),
         )
-    closed = table[table.problem.isin(["line", "quadratic"])]
+    closed = table[table.problem.isin(LINES)]
     quadratic = closed[closed.problem == "quadratic"]
-    rows.append(
-        at_most(
-            "E11",
-            "mean of the direction equals its closed form",
-            r"$E[G\mid w]$ on family (c) in one dimension and on quadratics, all three methods",
-            "MAML theorem",
-            "derived",
-            largest(closed.mean_z),
-            Z,
-            note="largest distance in standard errors",
-        )
+    yield row.agrees(
+        "mean of the direction equals its closed form",
+        r"$E[G\mid w]$ on family (c) in one dimension and on quadratics, all three methods",
+        closed.mean_z,
+        0.0,
+        1.0,
     )
-    rows.append(
-        at_most(
-            "E11",
-            "variance of the direction equals its closed form",
-            r"$\mathrm{Var}\,G=\frac1B[p^2\mathrm{Var}\,c+q^2(\frac{\alpha^2h^2}{D_{in}}+\frac1{D_o})\tau^2]$",
-            "MAML theorem",
-            "derived",
-            # The variance of a sample variance of nearly normal values, by their number.
-            largest((quadratic.variance_ratio - 1).abs() / np.sqrt(2 / quadratic.draws)),
-            Z,
-            note="largest distance in standard errors on quadratics, all three methods",
-        )
+    yield row.agrees(
+        "variance of the direction equals its closed form",
+        r"$\mathrm{Var}\,G=\frac1B[p^2\mathrm{Var}\,c+q^2(\frac{\alpha^2h^2}{D_{in}}+\frac1{D_o})\tau^2]$",
+        quadratic.variance_ratio,
+        1.0,
+        # The variance of a sample variance of nearly normal values, by their number.
+        np.sqrt(2 / quadratic.draws),
+        note="on quadratics, all three methods",
     )
     one, same = (table[table.problem == name].iloc[0] for name in ("independent", "reused"))
-    rows.append(
-        at_least(
-            "E28",
-            "with one batch for step and direction a stationary point is none",
-            r"$\nabla F(w)=0$ does not imply $E[\beta G]=0$ unless $\mathcal B'$ is independent of $\mathcal B$",
-            "step-size lemma",
-            "derived; the condition is not in the summary",
-            float(same.moved_z),
-            Z,
-            also=one.moved_z <= Z and largest([one.b, same.b]) <= 1e-8,
-            note=f"||E[beta G]|| in standard errors, {one.moved_z:.2g} for independent batches; "
-            f"as a gradient it would be {same.moved / same.step:.2g}",
-        )
+    yield row.at_least(
+        "with one batch for step and direction a stationary point is none",
+        r"$\nabla F(w)=0$ does not imply $E[\beta G]=0$ unless $\mathcal B'$ is independent of $\mathcal B$",
+        float(same.moved_z),
+        Z,
+        also=one.moved_z <= Z and largest([one.b, same.b]) <= 1e-8,
+        note=f"||E[beta G]|| in standard errors, {one.moved_z:.2g} for independent batches; "
+        f"as a gradient it would be {same.moved / same.step:.2g}",
+        number="E28",
+        place="step-size lemma",
+        source="derived; the condition is not in the summary",
     )
-    return rows
 
 
-def figure(table: pd.DataFrame) -> Figure:
+@claim.figure
+def figure(table):
     drawing, axes = plotting.panels(2)
     # Before the data, for margins of these scales.
     axes[0].set_xscale("log")
@@ -314,31 +256,13 @@ def figure(table: pd.DataFrame) -> Figure:
     axes[1].set(xscale="log", yscale="log")
     part = table[table.problem == "cosine"]
     for estimator in plotting.ordered(part.estimator):
-        one = part[part.estimator == estimator].sort_values("b")
-        shade, marker = plotting.color(estimator), plotting.MARKERS[estimator]
+        one, name = part[part.estimator == estimator].sort_values("b"), plotting.label(estimator)
+        look = {"color": plotting.color(estimator)}
+        bars = look | {"fmt": plotting.MARKERS[estimator], "markersize": 2.5, "linewidth": 0.7}
         good = one[one.guaranteed > 0]
-        axes[0].errorbar(
-            one.b,
-            one.decrease,
-            Z * one.error,
-            fmt=marker,
-            markersize=2.5,
-            linewidth=0.7,
-            color=shade,
-            label=plotting.label(estimator),
-        )
-        axes[0].plot(
-            good.b, good.guaranteed, "--", color=shade, label=f"{plotting.label(estimator)}, derived"
-        )
-        axes[1].errorbar(
-            good.b,
-            good.decrease / good.guaranteed,
-            Z * good.error / good.guaranteed,
-            fmt=marker,
-            markersize=2.5,
-            linewidth=0.7,
-            color=shade,
-        )
+        axes[0].errorbar(one.b, one.decrease, Z * one.error, label=name, **bars)
+        axes[0].plot(good.b, good.guaranteed, "--", label=f"{name}, derived", **look)
+        axes[1].errorbar(good.b, good.decrease / good.guaranteed, Z * good.error / good.guaranteed, **bars)
     axes[0].set_ylabel(r"expected decrease of $F$ [$\varphi$]")
     axes[1].axhline(1.0, linestyle="--", color="k", label="guaranteed decrease, derived")
     axes[1].set_ylabel("measured / guaranteed [1]")
