@@ -209,6 +209,9 @@ def figure(table):
         axis.loglog(part.D_test, part.bound, "--", color="k", label="bound, derived")
         if name == "cosine":
             axis.loglog(part.D_test, part.gap_expected, "-.", color="0.4", label="integral, exact")
+        else:
+            exact = {"color": "0.4", "markersize": 7, "zorder": 1, "label": "enumeration, exact"}
+            axis.plot(part.D_test, part.gap_expected, "D", **exact)
         axis.set(title=title, xlabel="samples of the inner step $D_{test}$ [1]")
     axes[0].set_ylabel(r"$\|\nabla\hat F-\nabla F\|$ [$\varphi/u$]")
     return plotting.finish(drawing, "The objective with a stochastic inner step (5 standard errors)")

@@ -36,6 +36,7 @@ FACTORS = {"smoke": (0.1, 1.0, 4.0), "default": (0.1, 0.3, 1.0, 4.0), "full": (0
 POINTS = 4
 MOMENTS = ("smoothness", "spread", "first", "second")
 """means of L~/L(w), (L~/L(w) - 1)^2, L(w)/L~ and (L(w)/L~)^2."""
+LABELS = ("problem", "factor", "B_prime", "D_beta", "point", "share")
 SHARES = np.linspace(0.02, 0.98, 193)
 
 claim = Claim("E05", "moments of the stochastic step size", place="step-size lemma", source="as summarised")
@@ -110,6 +111,10 @@ def smoothness(cell, task_grad_norms):
     return transform.update(w, transform.init(w), task_grad_norms=task_grad_norms)[1].smoothness
 
 
+def _labels(*values):
+    return dict(zip(LABELS, (*values, np.nan), strict=False))
+
+
 @claim.cells
 def cells(scale):
     family = cosine.make(n=40, d=1, spread=36.0, tau=20.0, beta0=1.0, nu=2.0, seed=7)
@@ -123,8 +128,7 @@ def cells(scale):
         tasks, samples = (max(1, round(factor * x)) for x in conditions)
         for j, w in enumerate(points):
             cell = Moments(family, w, alpha, L, rho, float(samples), j, tasks, DRAWS[scale])
-            labels = {"problem": "cosine", "factor": factor, "B_prime": tasks, "D_beta": samples, "point": j}
-            yield labels, cell
+            yield _labels("cosine", factor, tasks, samples, j), cell
     for name, data in _real_data.families(scale).items():
         constants = data.constants()
         alpha = LAMBDA / constants.L
@@ -133,17 +137,15 @@ def cells(scale):
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         for j, w in enumerate(np.logspace(0, 1.5, 3)[:, None] * directions):
             cell = Moments(data, w, alpha, constants.L, constants.rho, float(samples), j, tasks, DRAWS[scale])
-            labels = {"problem": name, "factor": 1.0, "B_prime": tasks, "D_beta": samples, "point": j}
-            yield labels, cell
+            yield _labels(name, 1.0, tasks, samples, j), cell
     # B' = 1 is enough for sigma = sqrt(2) L / (rho alpha), which gives the norm.
     L, rho, alpha = 1.3, 2.1, LAMBDA / 1.3
     for share in SHARES.tolist():
         norm = np.sqrt(2) * L / (rho * alpha) / np.sqrt(share * (1 - share))
-        labels = {"problem": "two kinds", "factor": 1.0, "B_prime": 1, "point": -1, "share": share}
-        yield labels, TwoKinds(share, float(norm), alpha, L, rho)
+        yield _labels("two kinds", 1.0, 1, np.nan, -1, share), TwoKinds(share, float(norm), alpha, L, rho)
 
 
-@claim.per("problem", "factor", "B_prime", "D_beta", "point", "share")
+@claim.per(*LABELS)
 def measured(part, cell):
     """The moments, sampled and as they should be."""
     found = {name: part[name].iloc[0] for name in part if name.removesuffix("_error") in MOMENTS}
