@@ -94,7 +94,9 @@ def rows(table, row):
         r"a step that does not adapt overshoots once $\frac c{4L}F''(0)>2$, and converges below",
         smallest(over.left),
         1.0,
-        also=smallest(over.increases) > 0 and largest(under.left) <= 1e-6 and largest(adaptive.increases) == 0,
+        also=smallest(over.increases) > 0
+        and largest(under.left) <= 1e-6
+        and largest(adaptive.increases) == 0,
         note="largest ||grad F|| of the later half of the steps over that at the start, at c F''(0)/(4L) "
         f"from {smallest(over.overshoot):.3g}; up to {largest(under.overshoot):.3g} it converges too",
     )

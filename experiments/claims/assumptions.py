@@ -16,16 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pandas as pd
-from matplotlib.figure import Figure
 
-from experiments.cells import Cells, spectral_norm
-from experiments.judging import at_least, at_most, largest, smallest, within
-from experiments.results import LedgerRow, Place
+from experiments.cells import spectral_norm
+from experiments.claim import Claim
+from experiments.judging import largest, smallest
 from jaxmaml import objective, plotting, statistics, tasks
 from jaxmaml.types import Array
 
-TITLE = "the declared constants of Assumptions 2 to 5 hold, and are reached"
 FAMILIES: dict[str, dict[str, Any]] = {
     "cosine": {"n": 5, "d": 2, "tau": 1.3, "beta0": 0.7, "nu": 1.9},
     "quadratic": {"n": 5, "d": 3, "tau": 1.3},
@@ -46,13 +43,7 @@ RESTARTS = 64
 STEPS = {"smoke": 150, "default": 600, "full": 3000}
 DRAWS = {"smoke": 500, "default": 4000, "full": 40_000}
 CONSTANTS = ("L", "rho", "sigma", "sigma_tilde", "sigma_h")
-SYMBOLS = {
-    "L": "L",
-    "rho": r"\rho",
-    "sigma": r"\sigma",
-    "sigma_tilde": r"\tilde\sigma",
-    "sigma_h": r"\sigma_H",
-}
+SYMBOLS = dict(zip(CONSTANTS, ("L", r"\rho", r"\sigma", r"\tilde\sigma", r"\sigma_H"), strict=True))
 STATEMENTS = {
     "L": r"$\|\nabla f_i(w)-\nabla f_i(u)\|\le L\|w-u\|$",
     "rho": r"$\|\nabla^2f_i(w)-\nabla^2f_i(u)\|\le\rho\|w-u\|$",
@@ -62,12 +53,13 @@ STATEMENTS = {
 }
 Z = 5.0
 """standard errors."""
-PLACE: Place = "assumptions"
+
+claim = Claim("E01", "the declared constants of Assumptions 2 to 5 hold, and are reached")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Suprema:
+class Suprema:
     """The largest value found of each constant, by restart; noise at the starts."""
 
     family: Any
@@ -83,22 +75,22 @@ class _Suprema:
     draws: int = field(metadata={"static": True})
 
     @property
-    def cost(self) -> int:
+    def cost(self):
         return RESTARTS * self.steps // 10
 
-    def check(self) -> None:
+    def check(self):
         """Nothing can be wrong."""
 
-    def execute(self) -> dict[str, jax.Array]:
+    def execute(self):
         family = self.family
         episodes = objective.full_episodes(family).inner
 
-        def along(w: jax.Array, v: jax.Array, order: int) -> jax.Array:
+        def along(w, v, order):
             """The largest derivative of f_i over tasks, of this order along the unit vector of v."""
             unit = v / jnp.linalg.norm(v)
 
-            def one(batch: Any) -> jax.Array:
-                def derivative(t: jax.Array) -> jax.Array:
+            def one(batch):
+                def derivative(t):
                     return jnp.vdot(unit, jax.grad(objective.task_loss, 1)(family, w + t * unit, batch))
 
                 for _ in range(order - 1):
@@ -107,11 +99,11 @@ class _Suprema:
 
             return jnp.max(jax.vmap(one)(episodes))
 
-        def spread(w: jax.Array) -> jax.Array:
+        def spread(w):
             gradients = objective.task_gradients(family, w)
             return jnp.sqrt(jnp.mean(jnp.sum((gradients - gradients.mean(axis=0)) ** 2, axis=1)))
 
-        def inside(w: jax.Array) -> jax.Array:
+        def inside(w):
             distance = jnp.linalg.norm(w - self.center)
             inner = jnp.minimum(1.0, self.radius / (distance + 1e-30))
             return jnp.asarray(self.center) + (w - self.center) * inner
@@ -123,10 +115,10 @@ class _Suprema:
         )
         schedule = optax.cosine_decay_schedule(0.1, self.steps)
 
-        def climb(value: Any, start: Any) -> jax.Array:
+        def climb(value, start):
             optimizer = optax.adam(schedule)
 
-            def step(state: Any, _: None) -> Any:
+            def step(state, _):
                 x, moments, best = state
                 height, slope = jax.value_and_grad(value)(x)
                 ascent = jax.tree.map(lambda g: -jnp.nan_to_num(g), slope)
@@ -148,18 +140,18 @@ class _Suprema:
         far = jax.vmap(lambda r: spread(self.center + r * ray))(distances)
         return found | {"distance": distances, "far": far}
 
-    def _noise(self) -> dict[str, jax.Array]:
+    def _noise(self):
         """Mean squares of the sampled gradient and Hessian noise, a point and task each, with their errors."""
         family = self.family
         count = len(jax.tree.leaves(family.tasks)[0])
 
-        def at(key: jax.Array, w: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def at(key, w, j):
             task = jax.tree.map(lambda x: jnp.asarray(x)[j], family.tasks)
             full = family.full(task)
             samples = family.sample(key, jnp.full(self.draws, j), jnp.ones(self.draws))
             repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.draws, *jnp.shape(x))), task)
 
-            def noise(which: Any, one: Any, drawn: Any) -> jax.Array:
+            def noise(which, one, drawn):
                 return which(family.loss)(w, one, drawn) - which(family.loss)(w, task, full)
 
             gradients = jax.vmap(lambda a, b: noise(jax.grad, a, b))(repeated, samples)
@@ -176,149 +168,111 @@ class _Suprema:
         return out
 
 
-def _families(scale: str) -> dict[str, Any]:
-    names = list(dict.fromkeys([*FAMILIES, *tasks.families()]))
-    names = [name for name in names if name not in ELSEWHERE][: FEW if scale == "smoke" else None]
-    found = {name: tasks.make(name, **FAMILIES.get(name, {})) for name in names}
-    if scale == "smoke":
-        return found
-    pools = {
-        f"finite_data, {loss}": tasks.make("finite_data", **FAMILIES["finite_data"], loss=loss)
-        for loss in LOSSES
-    }
-    return found | pools
+def families(scale):
+    names = [name for name in dict.fromkeys([*FAMILIES, *tasks.families()]) if name not in ELSEWHERE]
+    found = {name: (name, FAMILIES.get(name, {})) for name in names[: FEW if scale == "smoke" else None]}
+    if scale != "smoke":
+        data = FAMILIES["finite_data"]
+        found |= {f"finite_data, {loss}": ("finite_data", data | {"loss": loss}) for loss in LOSSES}
+    return {label: tasks.make(name, **numbers) for label, (name, numbers) in found.items()}
 
 
-def grid(scale: str) -> Cells:
-    cells: Cells = []
-    for j, (name, family) in enumerate(_families(scale).items()):
+@claim.cells
+def cells(scale):
+    for j, (name, family) in enumerate(families(scale).items()):
         rng = np.random.default_rng(j)
-        ball = hasattr(family, "radius")
+        ball, shape = hasattr(family, "radius"), (RESTARTS, family.dim)
         center = family.ball_center() if ball else np.zeros(family.dim)
-        points = center + 10 ** rng.uniform(-0.5, 0.7, (RESTARTS, 1)) * rng.standard_normal(
-            (RESTARTS, family.dim)
-        )
-        directions = rng.standard_normal((RESTARTS, family.dim))
+        points = center + 10 ** rng.uniform(-0.5, 0.7, (RESTARTS, 1)) * rng.standard_normal(shape)
+        directions = rng.standard_normal(shape)
         radius = float(family.radius) if ball else 1e9
-        cell = _Suprema(family, points, directions, center, radius, j, STEPS[scale], DRAWS[scale])
-        cells.append(({"family": name}, cell))
-    return cells
+        cell = Suprema(family, points, directions, center, radius, j, STEPS[scale], DRAWS[scale])
+        yield {"family": name}, cell
 
 
-def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """One row a family and constant: declared and largest found; the growth of the spread far away."""
-    families = _families(scale)
-    table = []
-    for name, part in rows.groupby("family", sort=False):
-        constants = families[str(name)].constants()
-        growth = np.nan
-        if np.all(part.far > 0):
-            growth = statistics.slope(part.distance, part.far).mean
-        for constant in CONSTANTS:
-            declared = getattr(constants, constant)
-            found, error = largest(part[constant]), 0.0
-            if constant in CONSTANTS[3:]:
-                squares, errors = part[constant].to_numpy(), part[f"{constant}_error"].to_numpy()
-                if constants.kind(constant) == "exact":
-                    # The same at every point: one mean.
-                    square, error = squares.mean(), np.sqrt(np.sum(errors**2)) / len(errors)
-                else:
-                    j = int(np.argmax(squares - Z * errors))
-                    square, error = squares[j], errors[j]
-                found = float(np.sqrt(square))
-                error = float(error / (2 * found)) if found > 0 else 0.0
-            table.append(
-                {
-                    "family": name,
-                    "constant": constant,
-                    "kind": constants.kind(constant),
-                    "declared": declared,
-                    "found": found,
-                    "error": error,
-                    "growth": growth,
-                }
-            )
-    return pd.DataFrame(table)
+@claim.per("family")
+def measured(part, cell):
+    """A row a constant: declared and largest found; the growth of the spread far away."""
+    constants = cell.family.constants()
+    growth = statistics.slope(part.distance, part.far).mean if np.all(part.far > 0) else np.nan
+    for constant in CONSTANTS:
+        declared = getattr(constants, constant)
+        found, error = largest(part[constant]), 0.0
+        if constant in CONSTANTS[3:]:
+            squares, errors = part[constant].to_numpy(), part[f"{constant}_error"].to_numpy()
+            if constants.kind(constant) == "exact":
+                # The same at every point: one mean.
+                square, error = squares.mean(), np.sqrt(np.sum(errors**2)) / len(errors)
+            else:
+                j = int(np.argmax(squares - Z * errors))
+                square, error = squares[j], errors[j]
+            found = float(np.sqrt(square))
+            error = float(error / (2 * found)) if found > 0 else 0.0
+        yield {
+            "constant": constant,
+            "kind": constants.kind(constant),
+            "declared": declared,
+            "found": found,
+            "error": error,
+            "growth": growth,
+        }
 
 
-def judge(table: pd.DataFrame) -> list[LedgerRow]:
-    rows = []
+@claim.rows
+def rows(table, row):
     for number, constant in zip((2, 3, 4, 5, 5), CONSTANTS, strict=True):
         part = table[table.constant == constant]
-        used = part[part.declared > 0]
-        zero = part[part.declared == 0]
-        high = (used.found - Z * used.error) / used.declared
-        sampled = number == 5
-        rows.append(
-            at_most(
-                "E01",
-                f"Assumption {number}: {constant} holds on every family",
-                STATEMENTS[constant],
-                PLACE,
-                "as summarised",
-                largest(high),
-                1 + 1e-9,
-                also=largest([0.0, *zero.found]) <= 1e-9,
-                note=f"largest found / declared over {len(part)} families"
-                + (f", less {Z:g} standard errors where sampled" if sampled else ""),
-            )
+        used, zero, sampled = part[part.declared > 0], part[part.declared == 0], number == 5
+        yield row.at_most(
+            f"Assumption {number}: {constant} holds on every family",
+            STATEMENTS[constant],
+            largest((used.found - Z * used.error) / used.declared),
+            1 + 1e-9,
+            also=largest([0.0, *zero.found]) <= 1e-9,
+            note=f"largest found / declared over {len(part)} families"
+            + (f", less {Z:g} standard errors where sampled" if sampled else ""),
+            source="as summarised",
         )
         exact = used[used.kind == "exact"]
-        low = (exact.found - Z * exact.error) / exact.declared
-        rows.append(
-            at_least(
-                "E01",
-                f"Assumption {number}: {constant} is reached where it is called exact",
-                rf"the declared ${SYMBOLS[constant]}$ is a supremum",
-                PLACE,
-                "derived",
-                smallest(low),
-                0.95,
-                note=f"smallest found / declared over {len(exact)} families"
-                + (f", less {Z:g} standard errors" if sampled else ""),
-            )
+        yield row.at_least(
+            f"Assumption {number}: {constant} is reached where it is called exact",
+            rf"the declared ${SYMBOLS[constant]}$ is a supremum",
+            smallest((exact.found - Z * exact.error) / exact.declared),
+            0.95,
+            note=f"smallest found / declared over {len(exact)} families"
+            + (f", less {Z:g} standard errors" if sampled else ""),
         )
-    apart = table[table.family == "quadratic"].iloc[0]
-    rows.append(
-        within(
-            "E01",
-            "Assumption 4 fails on the whole space where Hessians differ",
-            r"$(E\|\nabla f_i-\nabla f\|^2)^{1/2}$ grows like the distance on quadratics with different Hessians",
-            PLACE,
-            "derived",
-            float(apart.growth),
-            1.0,
-            0.05,
-            note="log-log slope from 10 to 10 000; on a ball it holds",
-        )
+    yield row.within(
+        "Assumption 4 fails on the whole space where Hessians differ",
+        r"$(E\|\nabla f_i-\nabla f\|^2)^{1/2}$ grows like the distance on quadratics with different Hessians",
+        float(table[table.family == "quadratic"].growth.iloc[0]),
+        1.0,
+        0.05,
+        note="log-log slope from 10 to 10 000; on a ball it holds",
     )
-    return rows
 
 
-def figure(table: pd.DataFrame) -> Figure:
-    drawing, axes = plotting.panels(1, width=5.0)
+@claim.figure
+def figure(table):
+    drawing, (axis,) = plotting.panels(1, width=5.0)
     names = list(dict.fromkeys(table.family))
     shades = ("#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00")
     for j, (constant, shade) in enumerate(zip(CONSTANTS, shades, strict=True)):
         part = table[(table.constant == constant) & (table.declared > 0)]
-        where = [names.index(name) + 0.13 * (j - 2) for name in part.family]
         for kind, face in (("exact", shade), ("upper bound", "none")):
-            chosen = (part.kind == kind).to_numpy()
-            axes[0].errorbar(
-                np.array(where)[chosen],
-                (part.found / part.declared)[chosen],
-                (Z * part.error / part.declared)[chosen],
+            one = part[part.kind == kind]
+            axis.errorbar(
+                [names.index(name) + 0.13 * (j - 2) for name in one.family],
+                one.found / one.declared,
+                Z * one.error / one.declared,
                 fmt="o^sDv"[j],
                 color=shade,
                 markerfacecolor=face,
                 linewidth=0.7,
                 label=rf"${SYMBOLS[constant]}$" if kind == "exact" else None,
             )
-    axes[0].axhline(1.0, linestyle=":", color="k", label="declared; filled: exact")
-    axes[0].set_xticks(
-        range(len(names)), [name.replace("finite_data, ", "") for name in names], rotation=40, ha="right"
-    )
-    axes[0].set_ylim(0, 1.15)
-    axes[0].set_xlabel("family [name]")
-    axes[0].set_ylabel("largest found / declared [1]")
+    axis.axhline(1.0, linestyle=":", color="k", label="declared; filled: exact")
+    short = [name.replace("finite_data, ", "") for name in names]
+    axis.set_xticks(range(len(names)), short, rotation=40, ha="right")
+    axis.set(ylim=(0, 1.15), xlabel="family [name]", ylabel="largest found / declared [1]")
     return plotting.finish(drawing, f"Constants of the assumptions ({Z:g} standard errors)")

@@ -53,7 +53,7 @@ def kink_error(rho, arc, alpha):
     del alpha
     w, one = jnp.zeros(1, arc.dtype), jnp.ones(1, arc.dtype)
 
-    def loss(x, batch):
+    def loss(x, _):
         return rho / 6 * jnp.sum(jnp.abs(x) ** 3)
 
     zero = jnp.zeros((), arc.dtype)

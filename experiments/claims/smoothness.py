@@ -148,7 +148,10 @@ def figure(table):
     size = np.maximum(table.descent_high, -table.descent_low)
     for values, look in (
         (table.lipschitz, {"marker": "o", "label": r"change of $\nabla F$ over $L(w)$"}),
-        (table.lipschitz_sharp, {"marker": "o", "mfc": "none", "label": r"change of $\nabla F$ over $L_s(w)$"}),
+        (
+            table.lipschitz_sharp,
+            {"marker": "o", "mfc": "none", "label": r"change of $\nabla F$ over $L_s(w)$"},
+        ),
         (size, {"marker": "D", "color": plotting.OTHER[1], "label": "descent corollary, over $L(w)$"}),
     ):
         axes[1].semilogx(table.radius, values, **{"color": shade, "linestyle": "none"} | look)
