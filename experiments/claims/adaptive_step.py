@@ -181,7 +181,8 @@ def figure(table):
         part = table[table.distance == distance]
         for rule, look in looks.items():
             one = part[part.step_rule == rule]
-            axis.loglog(one.step, np.maximum(one.grad_norm, 1e-13), **look)
+            # Below, it is rounding.
+            axis.loglog(one.step, one.grad_norm.where(one.grad_norm > 1e-12), **look)
         title = rf"$C={distance:g}$: $cF''(0)/(4L)={part.overshoot.iloc[0]:.2g}$"
         axis.set(title=title, xlabel="outer step $k$ [1]")
     axes[0].set_ylabel(r"$\|\nabla F(w_k)\|$ [$\varphi/u$]")
