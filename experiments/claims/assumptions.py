@@ -3,7 +3,8 @@
 As summarised: ||hess f_i|| <= L, ||hess f_i(w) - hess f_i(u)|| <= rho ||w - u||, the spread of grad f_i over tasks at
 most sigma, and noise of gradient and Hessian of variance at most sigma~^2 and sigma_h^2. Searched by gradient ascent
 from many starts over w and a direction v: |v^T hess f_i v|, |D^3 f_i[v, v, v]| (a symmetric form takes its norm on
-the diagonal) and the spread; the noise is sampled. Every line of this suite stands on these constants.
+the diagonal) and the spread. The noise is sampled: half of the draws say where it is largest, the other half how
+large it is there. Every line of this suite stands on these constants.
 
 Assumption 4 is a strong one: where the Hessians of the tasks differ, the spread grows with the distance and no
 sigma holds on the whole space (derived). The theory needs it at the iterates only.
@@ -15,12 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.cells import spectral_norm
 from experiments.claim import Claim
 from experiments.judging import largest, smallest
+from experiments.search import Ascent
 from jaxmaml import objective, plotting, statistics, tasks
+from jaxmaml.statistics import Interval
 from jaxmaml.types import Array
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -35,13 +37,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "shared_curvature": {},
 }
 ELSEWHERE = ("log_spectrum", "digits", "fashion")
-"""a shared quadratic; the real data, which `real_data` measures."""
+"""a shared quadratic; the real data, which `assumptions_real_data` measures."""
 LOSSES = ("softmax", "sigmoid", "cauchy")
 FEW = 4
 """families at smoke scale."""
 RESTARTS = 64
 STEPS = {"smoke": 150, "default": 600, "full": 3000}
-DRAWS = {"smoke": 500, "default": 4000, "full": 40_000}
+DRAWS = {"smoke": 2000, "default": 4000, "full": 40_000}
 CONSTANTS = ("L", "rho", "sigma", "sigma_tilde", "sigma_h")
 SYMBOLS = dict(zip(CONSTANTS, ("L", r"\rho", r"\sigma", r"\tilde\sigma", r"\sigma_H"), strict=True))
 STATEMENTS = {
@@ -51,8 +53,10 @@ STATEMENTS = {
     "sigma_tilde": r"$E\|\nabla f_i(w,\theta)-\nabla f_i(w)\|^2\le\tilde\sigma^2$",
     "sigma_h": r"$E\|\nabla^2f_i(w,\theta)-\nabla^2f_i(w)\|^2\le\sigma_H^2$",
 }
-Z = 5.0
-"""standard errors."""
+REACHED = 1 - 1e-6
+"""how near a search comes to an exact constant."""
+WIDE = 0.05
+"""a sampled constant is known to within this share."""
 
 claim = Claim("E01", "the declared constants of Assumptions 2 to 5 hold, and are reached")
 
@@ -108,30 +112,12 @@ class Suprema:
             inner = jnp.minimum(1.0, self.radius / (distance + 1e-30))
             return jnp.asarray(self.center) + (w - self.center) * inner
 
-        values = (
-            lambda x: along(x[0], x[1], 2),
-            lambda x: along(x[0], x[1], 3),
-            lambda x: spread(inside(x[0])),
-        )
-        schedule = optax.cosine_decay_schedule(0.1, self.steps)
-
-        def climb(value, start):
-            optimizer = optax.adam(schedule)
-
-            def step(state, _):
-                x, moments, best = state
-                height, slope = jax.value_and_grad(value)(x)
-                ascent = jax.tree.map(lambda g: -jnp.nan_to_num(g), slope)
-                updates, moments = optimizer.update(ascent, moments)
-                return (optax.apply_updates(x, updates), moments, jnp.maximum(best, height)), None
-
-            first = (start, optimizer.init(start), jnp.zeros(()))
-            return jax.lax.scan(step, first, length=self.steps)[0][2]
-
-        starts = (jnp.asarray(self.points), jnp.asarray(self.directions))
+        ascent = Ascent(jnp.concatenate([self.points, self.directions], axis=1), self.steps)
+        d = family.dim
         found = {
-            name: jax.vmap(lambda x, value=value: climb(value, x))(starts)
-            for name, value in zip(CONSTANTS, values, strict=False)
+            "L": ascent.run(lambda x: along(x[:d], x[d:], 2))[0],
+            "rho": ascent.run(lambda x: along(x[:d], x[d:], 3))[0],
+            "sigma": ascent.run(lambda x: spread(inside(x[:d])))[0],
         }
         found |= self._noise()
         ray = jnp.asarray(self.directions)
@@ -163,8 +149,9 @@ class Suprema:
         squares = jax.lax.map(lambda x: at(*x), (keys, jnp.asarray(self.points), who), batch_size=4)
         out = {}
         for name, x in zip(CONSTANTS[3:], squares, strict=True):
-            out[name] = x.mean(axis=1)
-            out[f"{name}_error"] = x.std(axis=1, ddof=1) / jnp.sqrt(self.draws)
+            first, rest = jnp.split(x, 2, axis=1)
+            out |= {f"{name}_first": first.mean(axis=1), name: rest.mean(axis=1)}
+            out[f"{name}_error"] = rest.std(axis=1, ddof=1) / jnp.sqrt(self.draws / 2)
         return out
 
 
@@ -194,61 +181,89 @@ def cells(scale):
 def measured(part, cell):
     """A row a constant: declared and largest found; the growth of the spread far away."""
     constants = cell.family.constants()
-    growth = statistics.slope(part.distance, part.far).mean if np.all(part.far > 0) else np.nan
+    growth = Interval(np.nan, np.nan, np.nan, 0)
+    if np.all(part.far > 0):
+        growth = statistics.limit_slope(part.distance, part.far)
     for constant in CONSTANTS:
-        declared = getattr(constants, constant)
         found, error = largest(part[constant]), 0.0
         if constant in CONSTANTS[3:]:
-            squares, errors = part[constant].to_numpy(), part[f"{constant}_error"].to_numpy()
-            if constants.kind(constant) == "exact":
-                # The same at every point: one mean.
-                square, error = squares.mean(), np.sqrt(np.sum(errors**2)) / len(errors)
-            else:
-                j = int(np.argmax(squares - Z * errors))
-                square, error = squares[j], errors[j]
+            square, error = noise(part, constant, constants.kind(constant))
             found = float(np.sqrt(square))
             error = float(error / (2 * found)) if found > 0 else 0.0
         yield {
             "constant": constant,
             "kind": constants.kind(constant),
-            "declared": declared,
+            "declared": getattr(constants, constant),
             "found": found,
             "error": error,
-            "growth": growth,
+            "growth": growth.mean,
+            "growth_low": growth.low,
+            "growth_high": growth.high,
         }
+
+
+def noise(part, constant, kind):
+    """The mean square and its standard error: the same at every point, or where half of the draws are largest."""
+    squares, errors = part[constant].to_numpy(), part[f"{constant}_error"].to_numpy()
+    if kind == "exact":
+        return squares.mean(), np.sqrt(np.sum(errors**2)) / len(errors)
+    j = int(np.argmax(part[f"{constant}_first"].to_numpy()))
+    return squares[j], errors[j]
 
 
 @claim.rows
 def rows(table, row):
     for number, constant in zip((2, 3, 4, 5, 5), CONSTANTS, strict=True):
-        part = table[table.constant == constant]
-        used, zero, sampled = part[part.declared > 0], part[part.declared == 0], number == 5
-        yield row.at_most(
-            f"Assumption {number}: {constant} holds on every family",
-            STATEMENTS[constant],
-            largest((used.found - Z * used.error) / used.declared),
-            1 + 1e-9,
-            also=largest([0.0, *zero.found]) <= 1e-9,
-            note=f"largest found / declared over {len(part)} families"
-            + (f", less {Z:g} standard errors where sampled" if sampled else ""),
-            source="as summarised",
-        )
-        exact = used[used.kind == "exact"]
-        yield row.at_least(
+        every = table[table.constant == constant]
+        used, zero = every[every.declared > 0], largest([0.0, *every.found[every.declared == 0]])
+        holds = f"Assumption {number}: {constant} holds on every family", STATEMENTS[constant]
+        reached = (
             f"Assumption {number}: {constant} is reached where it is called exact",
             rf"the declared ${SYMBOLS[constant]}$ is a supremum",
-            smallest((exact.found - Z * exact.error) / exact.declared),
-            0.95,
-            note=f"smallest found / declared over {len(exact)} families"
-            + (f", less {Z:g} standard errors" if sampled else ""),
         )
-    yield row.within(
+        exact, bounded = used[used.kind == "exact"], used[used.kind != "exact"]
+        if number < 5:
+            yield row.at_most(
+                *holds,
+                largest(used.found / used.declared),
+                1 + 1e-9,
+                also=zero <= 1e-9,
+                note=f"largest found / declared over {len(every)} families",
+                source="as summarised",
+            )
+            yield row.at_least(
+                *reached,
+                smallest(exact.found / exact.declared),
+                REACHED,
+                note=f"smallest found / declared over {len(exact)} families",
+            )
+            continue
+        width = largest(row.z * exact.error / exact.declared)
+        yield row.at_most(
+            *holds,
+            row.worst(bounded.found, bounded.error, bounded.declared),
+            1.0,
+            also=zero <= 1e-9,
+            companion=reached[0],
+            note=f"found / declared where it is a bound, worst of {len(bounded)} families; exact ones are in the next row",
+            source="as summarised",
+        )
+        yield row.agrees(
+            *reached,
+            exact.found,
+            exact.declared,
+            exact.error,
+            also=width <= WIDE,
+            note=f"over {len(exact)} families; intervals within {width:.2g} of the value",
+        )
+    apart = table[table.family == "quadratic"].iloc[0]
+    yield row.contains(
         "Assumption 4 fails on the whole space where Hessians differ",
         r"$(E\|\nabla f_i-\nabla f\|^2)^{1/2}$ grows like the distance on quadratics with different Hessians",
-        float(table[table.family == "quadratic"].growth.iloc[0]),
+        Interval(apart.growth, apart.growth_low, apart.growth_high, RESTARTS - 1, "limit"),
         1.0,
-        0.05,
-        note="log-log slope from 10 to 10 000; on a ball it holds",
+        0.01,
+        note="limit of log-log slopes from 10 to 10 000; on a ball it holds",
     )
 
 
@@ -264,7 +279,7 @@ def figure(table):
             axis.errorbar(
                 [names.index(name) + 0.13 * (j - 2) for name in one.family],
                 one.found / one.declared,
-                Z * one.error / one.declared,
+                3 * one.error / one.declared,
                 fmt="o^sDv"[j],
                 color=shade,
                 markerfacecolor=face,
@@ -275,4 +290,4 @@ def figure(table):
     short = [name.replace("finite_data, ", "") for name in names]
     axis.set_xticks(range(len(names)), short, rotation=40, ha="right")
     axis.set(ylim=(0, 1.15), xlabel="family [name]", ylabel="largest found / declared [1]")
-    return plotting.finish(drawing, f"Constants of the assumptions ({Z:g} standard errors)")
+    return plotting.finish(drawing, "Constants of the assumptions (3 standard errors)")
