@@ -71,8 +71,9 @@ def test_the_path_is_where_the_files_are_looked_for():
 
 
 def test_claim_goes_on_without_the_files(monkeypatch):
-    from experiments.claims import real_data
+    from experiments.claims import assumptions_real_data, real_data
 
     monkeypatch.setenv(fashion_mnist.VARIABLE, "/nowhere")
     assert {labels["data"] for labels, _ in real_data.grid("default")} == {"digits"}
     assert "dataset-fashion-mnist" in real_data._absence("default")
+    assert {labels["data"] for labels, _ in assumptions_real_data.claim.grid("default")} == {"digits"}
