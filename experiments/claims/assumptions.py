@@ -271,7 +271,7 @@ def rows(table, row):
 def figure(table):
     drawing, (axis,) = plotting.panels(1, width=5.0)
     names = list(dict.fromkeys(table.family))
-    shades = ("#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00")
+    shades = ("#332288", "#882255", "#88CCEE", "#DDAA33", "#777777")
     for j, (constant, shade) in enumerate(zip(CONSTANTS, shades, strict=True)):
         part = table[(table.constant == constant) & (table.declared > 0)]
         for kind, face in (("exact", shade), ("upper bound", "none")):

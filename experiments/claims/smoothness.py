@@ -83,14 +83,14 @@ def cells(scale):
         yield {"kind": "line", "radius": count * period}, AtPoints(curvature, family, alpha, points)
 
 
-def closed_curvature(cell, w):
-    """||hess F|| at every w, shape (m, d): E_i (1 - alpha h_i)^2 h_i(w_i+) - alpha f_i'''(w) f_i'(w_i+), a diagonal."""
+def hessian_entries(cell, w):
+    """The diagonal hess F at every w, shape (m, d): E_i (1 - alpha h_i)^2 h_i(w_i+) - alpha f_i'''(w) f_i'(w_i+)."""
     family, alpha, w = cell.family, cell.alpha, w[:, None]
     adapted = family.adapted(w, alpha)
     third = family.a * family.omega**3 * np.sin(family.omega * w + family.tasks.phases)
     factor = (1 - alpha * family.task_hessians(w)) ** 2
     entries = factor * family.task_hessians(adapted) - alpha * third * family.task_gradients(adapted)
-    return np.abs(entries.mean(axis=1)).max(axis=1)
+    return entries.mean(axis=1)
 
 
 def growth(cell):
@@ -109,10 +109,11 @@ def measured(part, cell):
     """The extreme ratios over the pairs of a box; the largest curvature on its last period."""
     if cell.function == curvature:
         slope, room = growth(cell)
+        closed = np.abs(hessian_entries(cell, cell.points)).max(axis=1)
         return {
             "points": len(part),
             "curvature": largest(part.curvature),
-            "off": largest(np.abs(part.curvature / closed_curvature(cell, cell.points) - 1)),
+            "off": largest(np.abs(part.curvature / closed - 1)),
             "expected": slope * part.radius.iloc[0],
             # Within the last period, and between two phases.
             "room": room + slope * 2 * np.pi / cell.family.omega,
