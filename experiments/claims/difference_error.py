@@ -98,7 +98,8 @@ def measured(part, cell):
     constants, rows = family.constants(), (-1, v.shape[-1])
     G = np.linalg.norm(family.task_gradients(w[0]), axis=1) + constants.L * np.linalg.norm(w[0], axis=1)
     closed = family.difference_error(w.reshape(rows), v.reshape(rows), 1.0).reshape(v.shape)
-    closed = np.linalg.norm(closed, axis=2) / arc
+    # Zero where 1 - sinc is lost, at the shortest steps.
+    closed = np.maximum(np.linalg.norm(closed, axis=2) / arc, 1e-300)
     summarised = np.minimum(0.5 * constants.rho * arc, 2 * constants.L)
     truncation = np.minimum(summarised, constants.zeta * arc**2 / 6)
     rounding = finite_difference.rounding(eps, G, 0.0, 0.0, arc)
