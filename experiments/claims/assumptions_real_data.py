@@ -19,7 +19,8 @@ from jaxmaml import plotting, theory
 from jaxmaml.tasks.finite_data import WeightedBatch
 
 POINTS = {"smoke": 3, "default": 4, "full": 8}
-STEPS = {"smoke": 1000, "default": 10_000, "full": 20_000}
+RECORD = (0, 10, 100, 1000)
+"""steps of the run."""
 CONSTANTS = {
     "L": r"$\|\nabla^2f_i(w)\|\le L$",
     "rho": r"$\|\nabla^3f_i(w)[v]\|\le\rho\|v\|$, $v$ the mean feature",
@@ -76,8 +77,8 @@ def cells(scale):
         points = lengths[:, None] * np.concatenate([directions[:1], directions])
         alpha = theory.theorems()["maml"].alpha_max(family.constants().L)
         yield {"data": name, "where": "given w"}, AtPoints(bounded, family, alpha, points)
-        start, record = np.full(family.dim, FAR), (0, 10, 100, STEPS[scale])
-        run = theorem_run(family, "maml", alpha, start, record=record, observe=bounded)
+        start = np.full(family.dim, FAR)
+        run = theorem_run(family, "maml", alpha, start, record=RECORD, observe=bounded)
         yield {"data": name, "where": "along a run"}, run
 
 

@@ -4,7 +4,7 @@ As stated in Fallah et al. 2021 (NeurIPS): where the tasks are mu-strongly conve
 (4L + 2 alpha rho G)-smooth for alpha <= 1/L, and mu/8-strongly convex for alpha <= min{1/(2L), mu/(8 rho G)}. Derived:
 with ||I - alpha H_i|| and ||grad f_i(w_i+)|| / G at most 1 - alpha mu, the curvature of F is at least
 (1 - alpha L)^2 mu - (1 - alpha mu) alpha rho G and at most (1 - alpha mu)^2 L + (1 - alpha mu) alpha rho G. On family
-(c) with mu = mu_c - a omega^2 > 0, on two lines: 1/(2L) is the smaller rate on the short one only.
+(c) with mu = mu_c - a omega^2 > 0, on two lines: 1/(2L) is the smaller rate on the short one. `spectral_norm` errs by 2e-8.
 """
 
 import jax
@@ -77,7 +77,7 @@ def rows(table, row):
     text = r"$\nabla^2F\succeq\mu/8$ fails where $\alpha=9\mu/(8\rho G)$"
     yield row.at_most(on + "F is not, far beyond", text, largest(far.least / far.stated_lower), 1.0)
     text = r"$\nabla^2F=E[(I-\alpha H_i)\nabla^2f_i(w_i^+)(I-\alpha H_i)-\alpha\nabla^3f_i(w)[\nabla f_i(w_i^+)]]$"
-    yield row.within(on + "the Hessian of F in closed form", text, largest(table.off), 0.0, 1e-9)
+    yield row.within(on + "the Hessian of F in closed form", text, largest(table.off), 0.0, 1e-7)
 
 
 @claim.figure
