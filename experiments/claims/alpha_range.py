@@ -9,20 +9,17 @@ Up to alpha L = 0.35 the same problem is well within the constant that is proved
 """
 
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 
-from experiments.cells import Cells
-from experiments.judging import at_least, at_most, largest, smallest, untested
-from experiments.results import LedgerRow, Place
+from experiments.claim import Claim
+from experiments.judging import largest, smallest
 from experiments.run import Run, log_steps
 from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks._noise import make_noise
 from jaxmaml.tasks.cosine import Cosine, CosineTasks
 
-TITLE = "MAML's range of alpha: the iteration count at alpha = 1/L and up to 0.35/L"
 L, START = 1.0, 10.0
 PROVEN = 0.35
+CONSTANT = theory.theorems()["maml"].explicit_constants(PROVEN)[2]
 GAPS = {
     "smoke": (0.2, 0.14, 0.1, 0.07),
     "default": (0.2, 0.14, 0.1, 0.07, 0.05),
@@ -30,172 +27,128 @@ GAPS = {
 }
 """s, with omega = 1.6 / s^3."""
 LAMBDAS = (0.1, 0.2, PROVEN, 1.0)
-PLACE: Place = "MAML theorem"
+SHADES = dict(zip(LAMBDAS, ("#56B4E9", "#E69F00", "#0072B2", "#000000"), strict=True))
+
+claim = Claim(
+    "E24",
+    "MAML's range of alpha: the iteration count at alpha = 1/L and up to 0.35/L",
+    place="MAML theorem",
+)
 
 
-def _family(s: float, omega: float) -> Cosine:
-    """f'' = (L - 3s/2) - s/2 cos(omega w)."""
+def _family(s):
+    """f'' = (L - 3s/2) - s/2 cos(omega w); omega so that s omega R >> 4 L by the same factor for every s."""
+    omega = 1.6 / s**3
     tasks = CosineTasks(np.zeros((1, 1)), np.zeros((1, 1)))
     return Cosine(L - 1.5 * s, 0.5 * s / omega**2, omega, tasks, make_noise())
 
 
-def _omega(s: float) -> float:
-    """So that s omega R >> 4 L by the same factor for every s."""
-    return 1.6 / s**3
+def _least_steps(s, c):
+    return START * L * 1.6 / s**3 / (8 * c * s)
 
 
-def _epsilon(s: float) -> float:
-    return s**2 * (L - 2 * s) * START / (2 * L**2)
-
-
-def _least_steps(s: float, c: float) -> float:
-    return START * L * _omega(s) / (8 * c * s)
-
-
-def grid(scale: str) -> Cells:
+@claim.cells
+def cells(scale):
     c = theory.theorems()["maml"].c
     longest = max(4 * _least_steps(s, c) for s in GAPS[scale])
-    cells = []
+    record = log_steps(round(longest), per_decade=48, tail=200)
     for s in GAPS[scale]:
-        family = _family(s, _omega(s))
+        family = _family(s)
+        rho = 0.5 * s * family.omega
         for lam in LAMBDAS:
-            cell = Run(
-                family,
-                "maml",
-                lam / L,
-                c,
-                L,
-                0.5 * s * _omega(s),
-                np.array([START]),
-                record=log_steps(round(longest), per_decade=48, tail=200),
+            yield (
+                {"s": s, "lam": lam},
+                Run(family, "maml", lam / L, c, L, rho, np.array([START]), record=record),
             )
-            cells.append(({"s": s, "lam": lam}, cell))
-    return cells
 
 
-def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
+@claim.per("s", "lam")
+def measured(part, cell):
     """One row a run: the steps to the accuracy, its allowance without the O(1), and the derived least number.
 
     A count is the first recorded step at the accuracy; the record before it bounds the count from below.
     """
-    del scale
-    c = theory.theorems()["maml"].c
-    table = []
-    for (s, lam), part in rows.groupby(["s", "lam"], sort=False):
-        s, lam = float(s), float(lam)
-        rho, eps = 0.5 * s * _omega(s), _epsilon(s)
-        # At alpha = 1/L the accuracy is that of the argument; elsewhere the same share of the start.
-        if lam < 1:
-            eps = eps / float(rows[(rows.s == s) & (rows.lam == 1)].grad_norm.iloc[0])
-            eps = eps * float(part.grad_norm.iloc[0])
-        norms, steps = part.grad_norm.to_numpy(), part.step.to_numpy()
-        reached = np.flatnonzero(norms <= eps)
-        finite = bool(np.isfinite(norms).all())
-        # F >= 0: the value at the start bounds the gap.
-        gap = float(part.objective.iloc[0])
-        # MAML's a-posteriori line holds for every alpha <= 1/L: a run that violates it is no run of MAML.
-        line = theory.theorems()["maml"].posterior_line(gap, part.step_sum.to_numpy()[1:] / c)
-        below = bool(np.all(np.minimum.accumulate(norms)[:-1] <= line * (1 + 1e-9)))
-        allowance = gap * (L + rho * lam / L * eps) / eps**2
-        table.append(
-            {
-                "s": s,
-                "lam": lam,
-                "omega": _omega(s),
-                "epsilon": eps,
-                "steps": float(steps[reached[0]]) if reached.size and finite else np.nan,
-                "steps_low": float(steps[max(reached[0] - 1, 0)]) if reached.size and finite else np.nan,
-                "allowance": allowance,
-                "least": _least_steps(s, c) if lam == 1 else np.nan,
-                "descended": finite and not np.any(np.diff(part.objective) > 1e-12 * gap) and below,
-                "limit": L**2 * (1 - 2 * s / L) / (16 * c * s**2) if lam == 1 else np.nan,
-            }
-        )
-    return pd.DataFrame(table)
+    (s, lam), theorem = part[["s", "lam"]].iloc[0], theory.theorems()["maml"]
+    eps = s**2 * (L - 2 * s) * START / (2 * L**2)
+    # At alpha = 1/L the accuracy is that of the argument; elsewhere the same share of the start.
+    if lam < 1:
+        edge, here = (np.linalg.norm(cell.family.grad_objective(cell.w0, a)) for a in (1 / L, cell.alpha))
+        eps = eps / edge * here
+    norms, steps = part.grad_norm.to_numpy(), part.step.to_numpy()
+    reached, finite = np.flatnonzero(norms <= eps), bool(np.isfinite(norms).all())
+    found = reached.size and finite
+    # F >= 0: the value at the start bounds the gap.
+    gap = part.objective.iloc[0]
+    # MAML's a-posteriori line holds for every alpha <= 1/L: a run that violates it is no run of MAML.
+    line = theorem.posterior_line(gap, part.step_sum.to_numpy()[1:] / cell.c)
+    below = bool(np.all(np.minimum.accumulate(norms)[:-1] <= line * (1 + 1e-9)))
+    return {
+        "omega": cell.family.omega,
+        "epsilon": eps,
+        "steps": float(steps[reached[0]]) if found else np.nan,
+        "steps_low": float(steps[max(reached[0] - 1, 0)]) if found else np.nan,
+        "allowance": gap * (L + cell.rho * lam / L * eps) / eps**2,
+        "least": _least_steps(s, cell.c) if lam == 1 else np.nan,
+        "descended": finite and not np.any(np.diff(part.objective) > 1e-12 * gap) and below,
+        "limit": L**2 * (1 - 2 * s / L) / (16 * cell.c * s**2) if lam == 1 else np.nan,
+    }
 
 
-def judge(table: pd.DataFrame) -> list[LedgerRow]:
+@claim.rows
+def rows(table, row):
     edge, proven = table[table.lam == 1], table[table.lam <= PROVEN]
-    constant = theory.theorems()["maml"].explicit_constants(PROVEN)[2]
     ratio = edge.steps_low / edge.allowance
     statement = r"$N\le453\,\Delta\,(L+\rho\alpha(\sigma+\varepsilon))/\varepsilon^2$"
     right = bool(np.isfinite(table.steps).all() and table.descended.all())
     repair = "repair: alpha <= 1/(6L), or 0.35/L with the constant 453"
     about = (
-        "E24",
         "MAML's iterations at alpha = 1/L within the constant of alpha <= 0.35/L",
         statement + r" for $\alpha\le1/L$, with the constant that is proved for $\alpha\le0.35/L$",
-        PLACE,
-        "range as summarised; constant derived",
     )
-    return [
-        at_most(
-            *about,
-            largest(ratio),
-            constant,
-            note=f"steps / allowance at s = {edge.s.min():g}; {repair}",
-        )
-        # Runs that end early, raise F or leave the a-posteriori line are no counterexample.
-        if right
-        else untested(*about, "a run has not reached its accuracy, or is not the method's"),
-        at_least(
-            "E24",
-            "no constant bounds MAML's iterations at alpha = 1/L",
-            r"$N/[\Delta(L+\rho\alpha\varepsilon)/\varepsilon^2]$ grows at least like $s^{-1}$ as $s\to0$, $\omega\propto s^{-3}$",
-            PLACE,
-            "derived",
-            statistics.slope(1 / edge.s, edge.steps / edge.allowance),
-            1.0,
-            also=right,
-            note=f"log-log slope in 1/s over {len(edge)} values; 2 in the limit",
-        ),
-        at_least(
-            "E24",
-            "MAML's iterations at alpha = 1/L against their derived least number",
-            r"$N\ge RL\omega/(8cs)$, so that no constant is large enough: $N$ over the allowance exceeds $L^2(1-2s/L)/(16cs^2)$ as $\omega\to\infty$",
-            PLACE,
-            "derived",
-            smallest(edge.steps_low / edge.least),
-            1.0,
-            also=right,
-            note="smallest ratio",
-        ),
-        at_most(
-            "E24",
-            "MAML's iterations up to alpha = 0.35/L",
-            statement + r", $\alpha\le0.35/L$",
-            PLACE,
-            "as summarised; constant derived",
-            largest(proven.steps / proven.allowance),
-            constant,
-            also=right,
-            note="the same tasks, the same accuracy relative to the start",
-        ),
-    ]
+    told = {"source": "range as summarised; constant derived"}
+    # Runs that end early, raise F or leave the a-posteriori line are no counterexample.
+    if right:
+        note = f"steps / allowance at s = {edge.s.min():g}; {repair}"
+        yield row.at_most(*about, largest(ratio), CONSTANT, note=note, **told)
+    else:
+        yield row.untested(*about, "a run has not reached its accuracy, or is not the method's", **told)
+    yield row.at_least(
+        "no constant bounds MAML's iterations at alpha = 1/L",
+        r"$N/[\Delta(L+\rho\alpha\varepsilon)/\varepsilon^2]$ grows at least like $s^{-1}$ as $s\to0$, $\omega\propto s^{-3}$",
+        statistics.slope(1 / edge.s, edge.steps / edge.allowance),
+        1.0,
+        also=right,
+        note=f"log-log slope in 1/s over {len(edge)} values; 2 in the limit",
+    )
+    yield row.at_least(
+        "MAML's iterations at alpha = 1/L against their derived least number",
+        r"$N\ge RL\omega/(8cs)$, so that no constant is large enough: $N$ over the allowance exceeds $L^2(1-2s/L)/(16cs^2)$ as $\omega\to\infty$",
+        smallest(edge.steps_low / edge.least),
+        1.0,
+        also=right,
+        note="smallest ratio",
+    )
+    yield row.at_most(
+        "MAML's iterations up to alpha = 0.35/L",
+        statement + r", $\alpha\le0.35/L$",
+        largest(proven.steps / proven.allowance),
+        CONSTANT,
+        also=right,
+        note="the same tasks, the same accuracy relative to the start",
+        source="as summarised; constant derived",
+    )
 
 
-def figure(table: pd.DataFrame) -> Figure:
-    drawing, axes = plotting.panels(1, width=3.8)
-    axis = axes[0]
-    shades = dict(zip(LAMBDAS, ("#56B4E9", "#E69F00", "#0072B2", "#000000"), strict=True))
+@claim.figure
+def figure(table):
+    drawing, (axis,) = plotting.panels(1, width=3.8)
     for lam, part in table.groupby("lam"):
-        axis.loglog(
-            part.s,
-            part.steps / part.allowance,
-            "o-",
-            linewidth=0.8,
-            color=shades[lam],
-            label=rf"$\alpha L={lam:g}$",
-        )
+        look = {"linewidth": 0.8, "color": SHADES[lam], "label": rf"$\alpha L={lam:g}$"}
+        axis.loglog(part.s, part.steps / part.allowance, "o-", **look)
     edge = table[table.lam == 1].sort_values("s")
     axis.loglog(edge.s, edge.limit, "--", color="k", label=r"least ratio for $\omega\to\infty$, derived")
-    axis.axhline(
-        theory.theorems()["maml"].explicit_constants(PROVEN)[2],
-        linestyle="-.",
-        color="0.4",
-        label=r"constant for $\alpha L\leq0.35$, derived",
-    )
+    label = r"constant for $\alpha L\leq0.35$, derived"
+    axis.axhline(CONSTANT, linestyle="-.", color="0.4", label=label)
     plotting.fitted(axis, edge.s, edge.steps / edge.allowance, r"$\alpha L=1$")
-    axis.set_xlabel(r"gap $s$ of the curvature to $L$ [$\varphi/u^2$]")
-    axis.set_ylabel("steps / allowance [1]")
+    axis.set(xlabel=r"gap $s$ of the curvature to $L$ [$\varphi/u^2$]", ylabel="steps / allowance [1]")
     return plotting.finish(drawing, "One task: MAML's count has no constant at $\\alpha=1/L$", columns=2)

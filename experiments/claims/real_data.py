@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.cells import Cells, spectral_norm, theorem_run
-from experiments.claims import iteration_count
+from experiments.claims import _counts as recorded
 from experiments.claims.step_moments import BLOCK, Moments
 from experiments.judging import (
     at_least,
@@ -282,7 +282,7 @@ def _sizes(family: FiniteData, estimator: str, alpha: float) -> BatchSizes:
 def grid(scale: str) -> Cells:
     s = SCALES[scale]
     cells: Cells = []
-    record = log_steps(s.exact, iteration_count.PER_DECADE)
+    record = log_steps(s.exact, recorded.PER_DECADE)
     for name, family in _families(scale).items():
         start = np.full(family.dim, START)
 
@@ -353,7 +353,7 @@ def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
 
 def _counts(family: FiniteData, rows: pd.DataFrame) -> pd.DataFrame:
     curves = rows.groupby("estimator", sort=False)
-    return pd.concat([iteration_count.curve_and_lines(part, family, str(e)) for e, part in curves])
+    return pd.concat([recorded.curve_and_lines(part, family, str(e)) for e, part in curves])
 
 
 def _noisy(family: FiniteData, rows: pd.DataFrame) -> pd.DataFrame:
@@ -470,9 +470,9 @@ def judge(table: pd.DataFrame) -> list[LedgerRow]:
         rows += _judge_constants(str(name), kinds["constants"], kinds["floor"])
         rows += _judge_moments(str(name), kinds["moments"])
         for estimator, part in kinds["count"].groupby("estimator", sort=False):
-            rows.append(iteration_count.iterations_row("E27", str(estimator), f"{name} from far", part))
+            rows.append(recorded.iterations_row("E27", str(estimator), f"{name} from far", part))
         maml = kinds["count"][kinds["count"].estimator == "maml"]
-        rows.append(iteration_count.posterior_row("E27", f"{name} from far", maml))
+        rows.append(recorded.posterior_row("E27", f"{name} from far", maml))
         for estimator, part in kinds["noisy"].groupby("estimator", sort=False):
             rows += _judge_noisy(str(name), str(estimator), part)
         rows += _judge_floor(str(name), kinds["floor"])
@@ -654,7 +654,7 @@ def figure(table: pd.DataFrame) -> Figure:
     for j, name in enumerate(names):
         here = table[table.data == name]
         counts, noisy, floors = axes[3 * j : 3 * j + 3]
-        iteration_count.draw_counts(counts, here[(here.kind == "count") & (here.step > 0)])
+        recorded.draw_counts(counts, here[(here.kind == "count") & (here.step > 0)])
         counts.set_xlabel(r"accuracy $\varepsilon$ [$\varphi/u$]")
         counts.set_ylabel(r"steps to $\|\nabla F\|\leq\varepsilon$ [1]")
         counts.set_title(f"{TITLES[name]}, exact gradients")
