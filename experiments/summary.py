@@ -25,8 +25,9 @@ def write(where: pathlib.Path) -> pd.DataFrame:
 def _column(estimator: str, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     counts = tables["iteration_count"]
     run = counts[(counts.family == "cosine") & (counts.estimator == estimator)]
-    epsilon = SHARE * float(run.grad_norm.iloc[0])
-    reached = run[run.epsilon <= epsilon].head(1)
+    epsilon = SHARE * float(run.start.iloc[0])
+    # An accuracy of the table, up to rounding.
+    reached = run[(run.epsilon <= epsilon * (1 + 1e-9)) & run.step.notna()].head(1)
     line = np.interp(np.log(epsilon), *_ascending(run))
     steps = f"{reached.step.iloc[0]:.0f} steps" if len(reached) else "not reached"
     bound = f"at most {np.exp(line):.2g}" if np.isfinite(line) else "no bound: below the floor of the line"
