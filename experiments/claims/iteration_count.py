@@ -3,7 +3,7 @@
 As summarised, MAML, FO-MAML and HF-MAML need O(1) Delta (L + rho alpha (sigma + epsilon)) / epsilon^2 steps above
 their floors. For exact gradients over all tasks the constant is explicit (derived, N_det in docs/theory.md).
 
-A count is the first step k with ||grad F(w_k)|| <= epsilon: every step is looked at. The accuracies are chosen before
+A count is the first step k with ||grad F(w_k)|| <= epsilon; every step is looked at. The accuracies are chosen before
 a run, 24 a decade, and a run is as long as its line is at the last of them: an accuracy that it does not
 reach fails. Beside the lines, which are upper ones, stand the counts themselves:
 
@@ -23,12 +23,11 @@ import pandas as pd
 from experiments.cells import theorem_run
 from experiments.claim import Claim
 from experiments.claims import _closed_forms as closed
-from experiments.claims import _real_data
+from experiments.claims import _log_spectrum, _real_data
 from experiments.claims._first_hits import Watched, epsilons
 from experiments.judging import largest, place_of
 from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks import cosine, log_spectrum, ramp, slow_tail
-from jaxmaml.types import BatchSizes
 
 WIDTHS = {"smoke": (2.5, 3.0, 3.5, 4.0), "default": (3.5, 4.0, 4.5, 5.0), "full": (4.5, 5.0, 5.5, 6.0)}
 """decades of the spectra (a')."""
@@ -84,7 +83,7 @@ def cells(scale):
         family = log_spectrum.make(decades=width, modes_per_decade=MODES[scale] / width)
         alpha = maml.alpha_max(family.constants().L)
         cell = _cell(family, "maml", alpha, log_spectrum.start(family, alpha), 0.25 + WIDTHS[scale][-1] / 4)
-        yield _labels("log_spectrum", cell, width), _also(cell, _middle(family)[0])
+        yield _labels("log_spectrum", cell, width), _also(cell, _log_spectrum.middle(family)[0])
     for name, (family, coordinate) in _families(scale).items():
         decades = {"cosine": 1.0, "slow_tail": TAIL_DECADES[scale], "ramp": 0.5}.get(name)
         for estimator, theorem in theory.theorems().items():
@@ -102,7 +101,7 @@ def _cell(family, estimator, alpha, w0, decades):
     """A run as long as its line, with the sigma of its start where only a bound of it is known."""
     accuracies = epsilons(closed.grad_norm(family, w0, alpha), decades)
     run = theorem_run(family, estimator, alpha, w0, record=(0, 1))
-    return Watched(run, accuracies, int(_line(run, closed.spread(family, w0), accuracies)[-1]))
+    return Watched(run, accuracies, int(np.ceil(_line(run, closed.spread(family, w0), accuracies)[-1])))
 
 
 def _also(cell, epsilon):
@@ -120,22 +119,14 @@ def _gap(run):
 def _known(run, sigma):
     """The constants; Assumption 4 is needed at the iterates only: sigma there, where only a bound is known."""
     constants = run.family.constants()
-    return constants if constants.kind("sigma") != "upper bound" else replace(constants, sigma=sigma)
+    if constants.kind("sigma") != "upper bound":
+        return constants
+    return replace(constants, sigma=float(sigma) if np.isfinite(sigma) else np.inf)
 
 
 def _line(run, sigma, accuracies):
     theorem = theory.theorems()[run.estimator]
     return theorem.exact_iterations(accuracies, _gap(run), _known(run, sigma), run.alpha)
-
-
-def _middle(family):
-    """The accuracy of (a') in the middle of its spectrum, at beta k = 1/(h_1 h_m)^{1/2}, L = 1, and its unit.
-
-    ||grad F(w_k)||^2 -> (m - 1) / (ln(range) beta k): the unit is the root of (m - 1) / ln(range).
-    """
-    h = np.asarray(family.eigenvalues)
-    unit = np.sqrt((len(h) - 1) / np.log(h.max() / h.min()))
-    return unit * (h.min() / h.max()) ** 0.25, unit
 
 
 def _fo_floor(run):
@@ -151,7 +142,7 @@ def measured(part, cell):
     exact = np.full((2, len(accuracies)), np.nan)
     name, gap = part.family.iloc[0], _gap(run)
     if name == "log_spectrum":
-        exact = np.array([_spectral_hit(run, e) for e in accuracies]).T
+        exact = np.array([_log_spectrum.first_hit(run, e) for e in accuracies]).T
     elif name == "ramp":
         x = np.linspace(0, run.family.tasks.length[0] + 8 * run.family.width, 400_001)
         exact[0] = closed.travel_time(run, np.stack([x, 0 * x], axis=1), accuracies)
@@ -180,26 +171,10 @@ def measured(part, cell):
         "rho": run.rho,
         "c": run.c,
         "range": h.max() / h.min(),
-        "unit": _middle(run.family)[1] if name == "log_spectrum" else np.nan,
+        "unit": _log_spectrum.middle(run.family)[1] if name == "log_spectrum" else np.nan,
     }
     table = pd.DataFrame({key: np.broadcast_to(value, len(accuracies)) for key, value in found.items()})
     return table.sort_values("epsilon", ascending=False)
-
-
-def _spectral_hit(run, epsilon):
-    """The first k at which the exact line of (a') is at most epsilon, and its value there."""
-
-    def value(k):
-        line = run.family.exact_line(np.array([k]), run.w0, run.estimator, run.alpha, run.c, BatchSizes())
-        return np.sqrt(line[0])
-
-    below, k = 0, 1
-    while value(k) > epsilon:
-        below, k = k, 2 * k
-    while k - below > 1:
-        middle = (below + k) // 2
-        below, k = (middle, k) if value(middle) > epsilon else (below, middle)
-    return k, value(k)
 
 
 @claim.rows
@@ -213,7 +188,7 @@ def rows(table, row):
     for name, part in by_name.items():
         if name in ("cosine", "digits", "digits from far", "fashion from far", "ramp"):
             yield _posterior(row, name, part)
-    yield from _spectrum(row, maml[maml.family == "log_spectrum"])
+    yield from _log_spectrum.rows(row, maml[maml.family == "log_spectrum"])
     tail = by_name["slow_tail"]
     # A quarter of a decade apart.
     order = statistics.limit_slope(tail.epsilon[-25::6], tail.step[-25::6])
@@ -306,45 +281,6 @@ def _posterior(row, name, part):
         companion="" if name == "ramp" else "a-posteriori line of MAML on ramp",
         note="largest epsilon / line at the first hit K",
         number=_number(name),
-    )
-
-
-def _spectrum(row, table):
-    difference = (table.step - table.exact).abs()
-    yield row.within(
-        "MAML's counts on log_spectrum equal the exact ones",
-        r"$N(\varepsilon)$ is the first $k$ with $\sum_h h^2(1-\alpha h)^4(1-\beta p)^{2k}(w_0-\bar c)_h^2\le\varepsilon^2$",
-        largest(difference),
-        0.0,
-        1.0,
-        note=f"largest difference in steps, over {table.width.nunique()} spectra; one for rounding",
-    )
-    # The accuracy in the middle is no power of 10^(1/24).
-    middle = table[np.isclose(table.epsilon, table.unit * table.range**-0.25, rtol=1e-9)].sort_values("width")
-    yield row.contains(
-        "order of MAML's iteration count on log_spectrum",
-        r"$N(\varepsilon)$ is of order $\varepsilon^{-2}$: in the middle of a spectrum, as it widens",
-        statistics.limit_slope(middle.epsilon / middle.unit, middle.step),
-        -2.0,
-        0.1,
-        note=f"limit of the log-log slopes over {len(middle)} spectra of {table.width.min():g} to "
-        f"{table.width.max():g} decades, $\\varepsilon$ in units of the energy of a unit of ln h",
-        source="as summarised",
-    )
-    last = middle.iloc[-1]
-    h, m = np.sqrt(last.range), 1 + np.round(last.unit**2 * np.log(last.range))
-    alpha, beta = last.alpha, last.c / 4
-    # The ends of the spectrum: e^{-2/h}, half of the first mode, and (1 - alpha h)^2 beside 1, at beta k = h.
-    ends = (2 - np.log(last.range) / (m - 1) - alpha + beta / 2) / h
-    expected = np.log(last.range) / (1 - last.c / 2) * m / (m - 1) / (1 - ends)
-    yield row.within(
-        "constant of MAML's line on log_spectrum",
-        r"line / measured $\to\ln(\mathrm{range})/(1-\frac c2)$",
-        float(last.line / last.step),
-        expected,
-        # What the first order in the ends leaves, and one step.
-        expected * (4 / h**2 + 1 / last.exact),
-        note=f"in the middle of {last.width:g} decades, with the ends of the spectrum to first order",
     )
 
 
