@@ -116,7 +116,7 @@ def _first_hit(run, eps):
 @claim.rows
 def rows(table, row):
     edge, proven = table[table.lam == 1], table[table.lam <= PROVEN]
-    statement = r"$N\le453\,\Delta\,(L+\rho\alpha(\sigma+\varepsilon))/\varepsilon^2$"
+    statement = r"$N\le249\,\Delta\,(L+\rho\alpha(\sigma+\varepsilon))/\varepsilon^2$"
     # Of steps that turn omega w by x at most Euler's sum leaves a share of x^2 / 12; and the end is rounded.
     allowed = (4 * MAML.c * edge.s / L) ** 2 / 12 + 1 / edge.exact
     difference = (edge.steps / edge.exact - 1).abs()
@@ -128,7 +128,7 @@ def rows(table, row):
     told = {"source": "range as summarised; constant derived"}
     # Runs that are not the method's are no counterexample.
     if right:
-        note = f"first hit / allowance at s = {edge.s.min():g}; repair: alpha <= 1/(6L), or 0.35/L with the constant 453"
+        note = f"first hit / allowance at s = {edge.s.min():g}; repair: alpha <= 1/(6L), or 0.35/L with the constant 249"
         yield row.at_most(*about, largest(edge.steps / edge.allowance), CONSTANT, note=note, **told)
     else:
         yield row.untested(*about, "a run has not reached its accuracy, or is not the method's", **told)
