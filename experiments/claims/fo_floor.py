@@ -11,270 +11,191 @@ grad F = -alpha Cov_i(H_i, g_i) (derived, docs/theory.md). So the floor
     first-order approximation is exact.
 """
 
-from typing import Any
-
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 
-from experiments.cells import Cells, theorem_run
-from experiments.judging import at_most, largest, smallest, within
-from experiments.results import LedgerRow, Place
-from experiments.run import Run, log_steps
+from experiments.cells import theorem_run
+from experiments.claim import Claim
+from experiments.judging import largest, smallest
+from experiments.run import log_steps
 from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks import cosine, quadratic, shared_quadratic, two_cosines
+from jaxmaml.tasks.shared_quadratic import SharedQuadratic
 from jaxmaml.theory import limit_points
 from jaxmaml.types import BatchSizes
 
-TITLE = "FO-MAML's floor: its closed form, its slope in alpha, zero for a shared Hessian"
 INVERSE_LAMBDAS = (10, 20, 40, 80, 160, 320, 640)
+# smoke: fewer rates and tasks, so that everything runs within seconds
+RATES = {"smoke": INVERSE_LAMBDAS[:5:2], "default": INVERSE_LAMBDAS, "full": INVERSE_LAMBDAS}
 SPREADS = (0.25, 0.5, 1.0, 2.0, 4.0)
 HESSIAN_SPREADS = (0.1, 0.05, 0.025, 0.0125)
 JOINT_SPREADS = (1 / 8, 1 / 16, 1 / 32, 1 / 64)
 """of centres and phases of the cosine family: small, where they act independently."""
 STEPS = {"smoke": 20_000, "default": 40_000, "full": 100_000}
-# smoke: fewer rates and tasks, so that everything runs within seconds
-RATES = {"smoke": INVERSE_LAMBDAS[:5:2], "default": INVERSE_LAMBDAS, "full": INVERSE_LAMBDAS}
+STARTS = {"quadratic": 3.0, "cosine": 4.0, "two_cosines": 0.0, "shared_quadratic": 4.0}
+VARIED = {
+    "quadratic": "two quadratics (b)",
+    "cosine": "nonconvex family (c)",
+    "two_cosines": "two cosine tasks (c2)",
+}
+
+claim = Claim(
+    "E14",
+    "FO-MAML's floor: its closed form, its slope in alpha, zero for a shared Hessian",
+    place="FO-MAML theorem",
+)
 
 
-def _families() -> dict[str, tuple[Any, float]]:
-    """Family and the coordinate of the start, by name."""
+@claim.cells
+def cells(scale):
+    def cell(name, estimator, inverse, task_spread=1.0, hessian_spread=1.0):
+        family = {
+            "quadratic": lambda: quadratic.pair(ell=1.0, eta=0.5 * hessian_spread, s=task_spread),
+            "cosine": lambda: cosine.make(n=20, d=4, spread=task_spread, seed=3),
+            "two_cosines": two_cosines.make,
+            "shared_quadratic": lambda: shared_quadratic.make(n=20, d=4, spread=2.0),
+        }[name]()
+        alpha, w0 = 1 / (inverse * family.constants().L), np.full(family.dim, STARTS[name])
+        labels = {"family": name, "estimator": estimator, "inverse_lambda": inverse, "alpha": alpha}
+        labels |= {"task_spread": task_spread, "hessian_spread": hessian_spread}
+        return labels, theorem_run(family, estimator, alpha, w0, record=log_steps(STEPS[scale], per_decade=4))
+
+    for name in STARTS:
+        # The limit of two_cosines is near its start only for alpha << 1/(c a omega^3) = 1/90.
+        for inverse in np.multiply(RATES[scale], 40 if name == "two_cosines" else 1):
+            for estimator in ("fo_maml", "maml"):
+                yield cell(name, estimator, inverse)
+    for spread in SPREADS:
+        if spread != 1.0:
+            yield cell("quadratic", "fo_maml", 10, task_spread=spread)
+    for spread in HESSIAN_SPREADS:
+        yield cell("quadratic", "fo_maml", 10, hessian_spread=spread)
+    for spread in JOINT_SPREADS:
+        yield cell("cosine", "fo_maml", 20, task_spread=spread)
+
+
+@claim.per("family", "estimator", "inverse_lambda", "task_spread", "hessian_spread", "alpha")
+def measured(part, cell):
+    """The end of a run beside the predicted floor and the bounds."""
+    family, alpha, end = cell.family, cell.alpha, part.iloc[-1]
+    constants, predicted = family.constants(), 0.0
+    if cell.estimator == "fo_maml" and isinstance(family, cosine.Cosine):
+        predicted = family.fo_floor(family.fo_limit(cell.w0, alpha), alpha)
+    elif cell.estimator == "fo_maml" and not isinstance(family, SharedQuadratic):
+        predicted = family.fo_floor(alpha)
     return {
-        "quadratic": (quadratic.pair(ell=1.0, eta=0.5, s=1.0), 3.0),
-        "cosine": (cosine.make(n=20, d=4, seed=3), 4.0),
-        "two_cosines": (two_cosines.make(), 0.0),
-        "shared_quadratic": (shared_quadratic.make(n=20, d=4, spread=2.0), 4.0),
+        "grad_norm": end.grad_norm,
+        "direction_norm": end.direction_norm,
+        "diverged_at": end.diverged_at,
+        "predicted": predicted,
+        "alpha_L_sigma": alpha * constants.L * constants.sigma,
+        "bound": limit_points.fo_limit_bound(constants, alpha),
+        "bound_summary": theory.theorems()["fo_maml"].floor_summary(constants, alpha, BatchSizes()),
     }
 
 
-def _varied(name: str, task_spread: float, hessian_spread: float) -> Any:
-    """A family with its spreads multiplied; on the cosine family both at once."""
-    if name == "quadratic":
-        return quadratic.pair(ell=1.0, eta=0.5 * hessian_spread, s=task_spread)
-    if name == "cosine":
-        return cosine.make(n=20, d=4, spread=task_spread, seed=3)
-    return _families()[name][0]
-
-
-def _cells(
-    scale: str,
-    name: str,
-    estimator: str,
-    inverse: float,
-    task_spread: float = 1.0,
-    hessian_spread: float = 1.0,
-) -> tuple[dict[str, Any], Run]:
-    family, start = _varied(name, task_spread, hessian_spread), _families()[name][1]
-    alpha = 1 / (inverse * family.constants().L)
-    cell = theorem_run(
-        family,
-        estimator,
-        alpha,
-        np.full(family.dim, start),
-        record=log_steps(STEPS[scale], per_decade=4),
-    )
-    about = {"family": name, "estimator": estimator, "inverse_lambda": inverse, "alpha": alpha}
-    return about | {"task_spread": task_spread, "hessian_spread": hessian_spread}, cell
-
-
-def grid(scale: str) -> Cells:
-    cells = []
-    for name in _families():
-        # The limit of two_cosines is near its start only for alpha << 1/(c a omega^3) = 1/90.
-        factor = 40 if name == "two_cosines" else 1
-        for inverse in np.multiply(RATES[scale], factor):
-            for estimator in ("fo_maml", "maml"):
-                cells.append(_cells(scale, name, estimator, inverse))
-    for spread in SPREADS:
-        if spread != 1.0:
-            cells.append(_cells(scale, "quadratic", "fo_maml", 10, task_spread=spread))
-    for spread in HESSIAN_SPREADS:
-        cells.append(_cells(scale, "quadratic", "fo_maml", 10, hessian_spread=spread))
-    for spread in JOINT_SPREADS:
-        cells.append(_cells(scale, "cosine", "fo_maml", 20, task_spread=spread))
-    return cells
-
-
-def measure(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """One row a cell: the end of the run beside the predicted floor and the bounds."""
-    del scale
-    last = rows.groupby("cell", sort=False).tail(1).reset_index(drop=True)
-    families = _families()
-    table = []
-    for row in last.itertuples():
-        start = families[row.family][1]
-        family = _varied(row.family, row.task_spread, row.hessian_spread)
-        constants = family.constants()
-        predicted = 0.0
-        if row.estimator == "fo_maml" and row.family == "quadratic":
-            predicted = quadratic.pair_floor(1.0, 0.5 * row.hessian_spread, row.task_spread, row.alpha)
-        elif row.estimator == "fo_maml" and row.family != "shared_quadratic":
-            limit = family.fo_limit(np.full(family.dim, start), row.alpha)
-            predicted = family.fo_floor(limit, row.alpha)
-        summary = theory.theorems()["fo_maml"].floor_summary(constants, row.alpha, BatchSizes())
-        table.append(
-            {
-                "family": row.family,
-                "estimator": row.estimator,
-                "inverse_lambda": row.inverse_lambda,
-                "task_spread": row.task_spread,
-                "hessian_spread": row.hessian_spread,
-                "alpha": row.alpha,
-                "grad_norm": row.grad_norm,
-                "direction_norm": row.direction_norm,
-                "diverged_at": row.diverged_at,
-                "predicted": predicted,
-                "alpha_L_sigma": constants.sigma / row.inverse_lambda,
-                "bound": limit_points.fo_limit_bound(constants, row.alpha),
-                "bound_summary": summary,
-            }
-        )
-    return pd.DataFrame(table)
-
-
-def judge(table: pd.DataFrame) -> list[LedgerRow]:
+@claim.rows
+def rows(table, row):
     fo = table[table.estimator == "fo_maml"]
-    theorem: Place = "FO-MAML theorem"
-    rows = []
-    for name in ("quadratic", "cosine", "two_cosines"):
+    for name in VARIED:
         part = fo[fo.family == name]
         control = table[(table.family == name) & (table.estimator == "maml")]
-        unit = part.alpha_L_sigma
-        rows.append(
-            at_most(
-                "E14",
-                f"FO-MAML's floor on {name} equals alpha ||Cov(H, g)||",
-                r"FO-MAML does not reach every accuracy: it stops at $\|\nabla F\|=\alpha\|\mathrm{Cov}_i(H_i,g_i)\|$",
-                theorem,
-                "as summarised; closed form derived",
-                largest(np.abs(part.grad_norm / part.predicted - 1)),
-                1e-6,
-                # It has stopped there, up to rounding, and MAML goes on to where rounding ends it.
-                also=bool(
-                    (part.direction_norm <= 1e-9 * part.grad_norm + 1e-13).all()
-                    and (control.grad_norm <= 1e-6 * part.grad_norm.min()).all()
-                ),
-                note="largest relative difference from the closed form",
-            )
+        # It has stopped there, up to rounding, and MAML goes on to where rounding ends it.
+        stopped = (part.direction_norm <= 1e-9 * part.grad_norm + 1e-13).all()
+        beyond = (control.grad_norm <= 1e-6 * part.grad_norm.min()).all()
+        yield row.within(
+            f"FO-MAML's floor on {name} equals alpha ||Cov(H, g)||",
+            r"FO-MAML does not reach every accuracy: it stops at $\|\nabla F\|=\alpha\|\mathrm{Cov}_i(H_i,g_i)\|$",
+            largest(np.abs(part.grad_norm / part.predicted - 1)),
+            0.0,
+            1e-6,
+            also=bool(stopped and beyond),
+            note="largest relative difference from the closed form",
+            source="as summarised; closed form derived",
         )
         tight = smallest(part.bound / part.grad_norm)
-        rows.append(
-            at_most(
-                "E14",
-                f"FO-MAML's floor on {name} is below the theorem's",
-                r"$\|\nabla F\|\le\sqrt{14(1+\frac{\rho\alpha}L\sigma)\,20\,\alpha^2L^2\sigma^2}$ for $B=\infty$",
-                theorem,
-                "as summarised",
-                largest(part.grad_norm / unit),
-                smallest(part.bound_summary / unit),
-                also=tight >= 1,
-                sharp=False,
-                note=f"in units of alpha L sigma; the derived limit-point bound has slack {tight:.3g}",
-            )
+        yield row.at_most(
+            f"FO-MAML's floor on {name} is below the theorem's",
+            r"$\|\nabla F\|\le\sqrt{14(1+\frac{\rho\alpha}L\sigma)\,20\,\alpha^2L^2\sigma^2}$ for $B=\infty$",
+            largest(part.grad_norm / part.alpha_L_sigma),
+            smallest(part.bound_summary / part.alpha_L_sigma),
+            also=tight >= 1,
+            note=f"in units of alpha L sigma; the derived limit-point bound has slack {tight:.3g}",
+            source="as summarised",
         )
-        rows.append(_slope("E15", name, _plain(part), "alpha", "alpha", 0.1))
+        plain = part[(part.task_spread == 1) & (part.hessian_spread == 1)]
+        yield _slope(row, "E15", name, plain, "alpha", "alpha", 0.1)
     pair = fo[(fo.family == "quadratic") & (fo.inverse_lambda == 10)]
     tasks, hessians = pair[pair.hessian_spread == 1], pair[pair.hessian_spread < 1]
     together = fo[(fo.family == "cosine") & (fo.task_spread < 1)]
-    rows += [
-        _slope("E16", "quadratic", tasks, "task_spread", "the spread of the tasks", 1e-6),
-        _slope("E16", "quadratic", hessians, "hessian_spread", "that of the Hessians", 0.05),
-        _slope("E16", "cosine", together, "task_spread", "their common scale", 0.15, power=2),
-    ]
+    yield _slope(row, "E16", "quadratic", tasks, "task_spread", "the spread of the tasks", 1e-6)
+    yield _slope(row, "E16", "quadratic", hessians, "hessian_spread", "that of the Hessians", 0.05)
+    yield _slope(row, "E16", "cosine", together, "task_spread", "their common scale", 0.15, power=2)
     ratio = fo[(fo.family == "two_cosines")].sort_values("alpha").iloc[0]
-    rows.append(
-        within(
-            "E14",
-            "the floor is nearly as large as alpha L sigma on two_cosines",
-            r"no constant below 0.82 can stand before $\alpha L\sigma$",
-            theorem,
-            "derived",
-            float(ratio.grad_norm / ratio.alpha_L_sigma),
-            two_cosines.fo_ratio(0.1, 0.9, 1.0, 100.0),
-            0.05,
-        )
+    yield row.within(
+        "the floor is nearly as large as alpha L sigma on two_cosines",
+        r"no constant below 0.82 can stand before $\alpha L\sigma$",
+        ratio.grad_norm / ratio.alpha_L_sigma,
+        two_cosines.fo_ratio(0.1, 0.9, 1.0, 100.0),
+        0.05,
     )
     shared = fo[fo.family == "shared_quadratic"]
-    rows.append(
-        at_most(
-            "E17",
-            "no floor where the tasks share a Hessian, although sigma > 0",
-            r"FO-MAML converges where the tasks share a Hessian: $\mathrm{Cov}_i(H_i,g_i)=0$",
-            theorem,
-            "as summarised (that there is a condition); derived",
-            largest(shared.grad_norm / shared.alpha_L_sigma),
-            1e-10,
-            also=bool((shared.alpha_L_sigma > 0).all()),
-            note="||grad F|| / (alpha L sigma), zero up to rounding",
-        )
+    yield row.within(
+        "no floor where the tasks share a Hessian, although sigma > 0",
+        r"FO-MAML converges where the tasks share a Hessian: $\mathrm{Cov}_i(H_i,g_i)=0$",
+        largest(shared.grad_norm / shared.alpha_L_sigma),
+        0.0,
+        1e-10,
+        also=bool((shared.alpha_L_sigma > 0).all()),
+        note="||grad F|| / (alpha L sigma), zero up to rounding",
+        source="as summarised (that there is a condition); derived",
+        number="E17",
     )
-    return rows
 
 
-def _plain(part: pd.DataFrame) -> pd.DataFrame:
-    """The cells that vary alpha only."""
-    return part[(part.task_spread == 1) & (part.hessian_spread == 1)]
-
-
-def _slope(
-    claim: str, name: str, part: pd.DataFrame, column: str, what: str, tolerance: float, power: int = 1
-) -> LedgerRow:
+def _slope(row, number, name, part, column, what, tolerance, power=1):
     fit = statistics.slope(part[column], part.grad_norm)
-    return within(
-        claim,
+    return row.within(
         f"FO-MAML's floor on {name} is proportional to {'the square of ' * (power == 2)}{what}"
         + (" as it vanishes" if power == 2 else ""),
         r"the floor $\alpha\|\mathrm{Cov}_i(H_i,g_i)\|$ as a power of "
         + (r"$\alpha$" if what == "alpha" else what),
-        "FO-MAML theorem",
-        "as summarised" if what == "alpha" else "derived",
         fit,
         float(power),
         tolerance,
         note=f"log-log slope over {fit.n} values",
+        source="as summarised" if what == "alpha" else "derived",
+        number=number,
     )
 
 
-def figure(table: pd.DataFrame) -> Figure:
+@claim.figure
+def figure(table):
     drawing, axes = plotting.panels(2, 2, width=3.6)
-    titles = {
-        "quadratic": "two quadratics (b)",
-        "cosine": "nonconvex family (c)",
-        "two_cosines": "two cosine tasks (c2)",
-    }
-    for axis, (name, title) in zip(axes, titles.items(), strict=False):
-        part = _plain(table[table.family == name]).sort_values("alpha")
-        fo, maml = (part[part.estimator == e] for e in ("fo_maml", "maml"))
+    for axis, (name, title) in zip(axes, VARIED.items(), strict=False):
+        part = table[(table.family == name) & (table.task_spread == 1) & (table.hessian_spread == 1)]
+        fo, maml = (part[part.estimator == e].sort_values("alpha") for e in ("fo_maml", "maml"))
         axis.loglog(fo.alpha, fo.bound_summary, ":", color="k", label="FO theorem, as summarised")
         axis.loglog(fo.alpha, fo.bound, "--", color="k", label="limit-point bound, derived")
         axis.loglog(fo.alpha, fo.predicted, "-.", color="0.4", label=r"$\alpha\|$Cov$(H,g)\|$, exact")
         axis.loglog(fo.alpha, fo.grad_norm, "s", color=plotting.color("fo_maml"), label="FO-MAML")
-        axis.set_ylim(bottom=fo.grad_norm.min() / 10)
-        most = table[(table.estimator == "maml") & table.family.isin(titles)].grad_norm.max()
+        axis.set(
+            ylim=(fo.grad_norm.min() / 10, None), title=title, xlabel=r"inner rate $\alpha$ [$u^2/\varphi$]"
+        )
+        most = table[(table.estimator == "maml") & table.family.isin(VARIED)].grad_norm.max()
         plotting.vanished(axis, maml.alpha, most, "MAML", marker="o", color=plotting.color("maml"))
-        axis.set_title(title)
-        axis.set_xlabel(r"inner rate $\alpha$ [$u^2/\varphi$]")
         plotting.fitted(axis, fo.alpha, fo.grad_norm, name)
     for axis in axes[::2]:
         axis.set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")
     others = table[(table.estimator == "fo_maml") & (table.inverse_lambda.isin([10, 20]))]
+    look = {"color": plotting.color("fo_maml"), "markerfacecolor": "none"}
     for name, column, marker, text in (
         ("quadratic", "task_spread", "s", "(b), tasks"),
         ("quadratic", "hessian_spread", "D", "(b), Hessians"),
         ("cosine", "task_spread", "^", "(c), both"),
     ):
         part = others[(others.family == name) & (others[column] != 1)].sort_values(column)
-        axes[3].loglog(
-            part[column],
-            part.grad_norm,
-            marker,
-            color=plotting.color("fo_maml"),
-            markerfacecolor="none",
-            label=f"FO-MAML on {text}",
-        )
+        axes[3].loglog(part[column], part.grad_norm, marker, label=f"FO-MAML on {text}", **look)
         plotting.fitted(axes[3], part[column], part.grad_norm, text)
-    axes[3].set_title("spreads, at fixed rate")
-    axes[3].set_xlabel("spread over its default [1]")
-    return plotting.finish(
-        drawing, "Exact gradients, all tasks: FO-MAML stalls at a floor linear in alpha", columns=4
-    )
+    axes[3].set(title="spreads, at fixed rate", xlabel="spread over its default [1]")
+    title = "Exact gradients, all tasks: FO-MAML stalls at a floor linear in alpha"
+    return plotting.finish(drawing, title, columns=4)
