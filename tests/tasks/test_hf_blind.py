@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.claims.hf_blind import ones
+from experiments.claims._blind import ones
 from jaxmaml import hvp, objective
 from jaxmaml.estimators import fo_maml, hf_maml
 from jaxmaml.estimators.hf_maml import theorem_delta

@@ -1,0 +1,53 @@
+"""Runs on two tasks with B i.i.d. tasks a step, counted: the number of the first task among them is binomial."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.run import Run, Step, step_norms
+from jaxmaml import _random, objective
+from jaxmaml.tasks.cosine import first_zero
+from jaxmaml.types import Scalar
+
+WORDS = -(-100_000 // 32)
+
+
+def ones(key, count):
+    """The number of ones among `count` <= 32 WORDS fair bits: binomial with p = 1/2, exactly."""
+    used = jnp.clip(count - 32 * jnp.arange(WORDS), 0, 32).astype(jnp.uint32)
+    # A shift by all 32 bits is not defined.
+    mask = jnp.where(used > 0, jnp.uint32(2**32 - 1) >> jnp.minimum(32 - used, 31), jnp.uint32(0))
+    return jnp.sum(jax.lax.population_count(_random.bits(key, WORDS) & mask).astype(int))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Counted(Run):
+    """A run on two tasks whose direction has the law of `tasks` i.i.d. ones; exact gradients and step."""
+
+    tasks: Scalar = 20.0
+
+    def step(self, key: jax.Array, w: jax.Array) -> Step:
+        episodes = objective.full_episodes(self.family)
+        alone = [jax.tree.map(lambda x, i=i: x[i : i + 1], episodes) for i in range(2)]
+        share = ones(key, self.tasks) / self.tasks
+        first, second = (self.direction(w, episode) for episode in alone)
+        direction = share * first + (1 - share) * second
+        new, used = self.move(w, direction, step_norms(self.family, w, episodes.inner))
+        return Step(new, direction, used)
+
+
+def counted(run, B):
+    """A run with exact gradients over all tasks as one with B i.i.d. tasks a step."""
+    return Counted(**{f: getattr(run, f) for f in run.__dataclass_fields__}, tasks=float(B))
+
+
+def blind_root(family, alpha):
+    """Where exact HF-MAML with the theorem's delta stops on hf_blind: E_s g_s = 0, for the secant is mu."""
+
+    def direction(w):
+        return np.mean(family.adapted_gradients(w, alpha), axis=0)
+
+    return first_zero(direction, float(family.h) / 10, 1e-3)
