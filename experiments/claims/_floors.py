@@ -14,7 +14,7 @@ def settled(runs):
     return bool(largest(runs.direction_norm / runs.alpha_L_sigma) <= ROUNDING)
 
 
-def counterexample(row, part, statement, measured, bound, *, settled, **about):
+def counterexample(row, part, statement, measured, bound, *, settled=True, **about):
     """`at_most` where a failure refutes the theorem: it has to be sure.
 
     Runs that have not settled , and an interval that contains the bound, say nothing.

@@ -5,7 +5,8 @@ which vanishes as B grows. Two counterexamples (derived; docs/findings/hf-maml-b
 
   * hf_blind, d = 1: the arc 1/(6 rho alpha) is half a period of the Hessians, and the difference sees one
     Hessian, mu, for both tasks. Exact HF-MAML stops at a root that is known; with B i.i.d. tasks and exact
-    gradients it stays above the floor from B = 10^4 on. At B = 20 the floor is far above it.
+    gradients it stays above the floor from B = 10^4 on, from the root (`hf_starts` has other starts). At B = 20 the
+    floor is far above it.
   * shared_curvature, d = 2: the tasks share their Hessian, FO-MAML has no floor, and HF-MAML has one.
 
 The repair eta = min(1/6, 1/sqrt(B)) and MAML are within the floor at the same B. The direction of B i.i.d. tasks
@@ -18,7 +19,7 @@ import numpy as np
 from experiments.cells import theorem_run
 from experiments.claim import Claim
 from experiments.claims._blind import blind_root, counted
-from experiments.claims._floors import REPAIR, hf_direction, zero_near
+from experiments.claims._floors import REPAIR, ROUNDING, counterexample, hf_direction, settled, zero_near
 from experiments.judging import largest, place_of, smallest
 from experiments.run import log_steps
 from jaxmaml import plotting, statistics, theory
@@ -40,18 +41,17 @@ TASKS = {
     "default": (20, 100, 1000, 10_000, 20_000, 40_000, 100_000),
     "full": (20, 100, 1000, 4000, 10_000, 20_000, 40_000, 100_000),
 }
+FAR_TASKS = {"smoke": (20, 100_000), "default": (20, 1000, 100_000), "full": (20, 1000, 100_000)}
+FAR = -2.5
+"""a start where every floor is below the gradient; from the other side the way to the root is slow."""
 DRAWN = {"smoke": (20,), "default": (20, 10_000), "full": (20, 10_000, 40_000)}
 """B at which the library draws the tasks one by one."""
 REFUTED = 10_000
 """from this B on the theorem is expected to fail here."""
 SEEDS = {"smoke": 8, "default": 16, "full": 64}
 DRAWN_SEEDS = 8
-STEPS = {"smoke": 2000, "default": 6000, "full": 20_000}
+STEPS = {"smoke": 4000, "default": 6000, "full": 20_000}
 EXACT_STEPS = {"smoke": 40_000, "default": 60_000, "full": 100_000}
-Z = 5.0
-"""standard errors."""
-ROUNDING = 1e-9
-"""what counts as zero, in units of sigma."""
 METHODS = (("hf_maml", "theorem"), ("hf_maml", "repaired"), ("maml", "theorem"))
 
 claim = Claim(
@@ -66,8 +66,9 @@ def cells(scale):
     blind, plane = hf_blind.make(alpha=ALPHA), shared_curvature.make()
     rho, record = blind.constants().rho, log_steps(EXACT_STEPS[scale], per_decade=4)
 
-    def labelled(name, rule, B, source, run):
+    def labelled(name, rule, B, source, run, begin="far"):
         labels = {"family": name, "estimator": run.estimator, "rule": rule, "B": B, "source": source}
+        labels["begin"] = begin
         return labels | {"alpha": run.alpha, "seed": run.seed}, run
 
     for estimator in ("hf_maml", "maml"):
@@ -79,25 +80,27 @@ def cells(scale):
             run = theorem_run(plane, estimator, alpha, np.array([4.0, 3.0]), record=record)
             yield labelled("shared_curvature", "theorem", np.inf, "exact", run)
 
-    # Where exact HF-MAML stops: what follows is not a matter of how long the way there is.
-    start = np.array([blind_root(blind, ALPHA)])
+    # The root is where exact HF-MAML stops: from there it is no matter of how long the way is.
+    starts = {"root": np.array([blind_root(blind, ALPHA)]), "far": np.array([FAR])}
     late = log_steps(STEPS[scale], per_decade=8, tail=200)
-    for estimator, rule in METHODS:
-        stated = (estimator, rule) == METHODS[0]
-        for B in (B for B in TASKS[scale] if stated or B >= REFUTED):
-            eta = min(ETA, B**-0.5) if rule == "repaired" else ETA
-            about = (
-                {"arguments": {"delta": theorem_delta(rho, ALPHA, eta=eta)}} if estimator == "hf_maml" else {}
-            )
-            for seed in range(SEEDS[scale]):
-                run = theorem_run(blind, estimator, ALPHA, start, record=late, seed=seed, **about)
-                yield labelled("hf_blind", rule, B, "counted", counted(run, B))
+    few = {("hf_maml", "theorem"): FAR_TASKS[scale]}
+    many = {method: [B for B in TASKS[scale] if B >= REFUTED] for method in METHODS[1:]}
+    plan = {"root": {("hf_maml", "theorem"): TASKS[scale]}, "far": few | many}
+    for begin, methods in plan.items():
+        for (estimator, rule), sizes in methods.items():
+            for B in sizes:
+                eta = min(ETA, B**-0.5) if rule == "repaired" else ETA
+                delta = {"delta": theorem_delta(rho, ALPHA, eta=eta)} if estimator == "hf_maml" else {}
+                for seed in range(SEEDS[scale]):
+                    about = {"record": late, "seed": seed, "arguments": delta}
+                    run = theorem_run(blind, estimator, ALPHA, starts[begin], **about)
+                    yield labelled("hf_blind", rule, B, "counted", counted(run, B), begin)
     for B in DRAWN[scale]:
         for seed in range(DRAWN_SEEDS):
             # Other draws than those of the counted runs.
             about = {"record": late, "seed": 1000 + seed, "sizes": BatchSizes(B=B)}
-            run = theorem_run(blind, "hf_maml", ALPHA, start, **about)
-            yield labelled("hf_blind", "theorem", B, "drawn", run)
+            run = theorem_run(blind, "hf_maml", ALPHA, starts["root"], **about)
+            yield labelled("hf_blind", "theorem", B, "drawn", run, "root")
 
 
 def predicted(family, estimator, alpha):
@@ -111,7 +114,23 @@ def predicted(family, estimator, alpha):
     return float(np.linalg.norm(family.grad_objective(limit, alpha)))
 
 
-@claim.per("family", "estimator", "rule", "B", "source", "alpha")
+def noise(cell, B):
+    """What B i.i.d. tasks change E|F'| by at most where HF-MAML stays, to first order in B^(-1/2): s (E w^2)^(1/2).
+
+    F' and the mean direction have kinks at the root, with one-sided slopes of at most s and at least J. Then
+    E w^2 <= beta Var G / (J (2 - beta J)), w from the root.
+    """
+    family, alpha, constants = cell.family, cell.alpha, cell.family.constants()
+    x = blind_root(family, alpha) + np.array([-1e-6, 0.0, 1e-6])
+    tasks = (1 - alpha * float(family.mu)) * family.adapted_gradients(x, alpha)
+    s, J = (np.abs(np.diff(y)) / 1e-6 for y in (family.grad_objective(x, alpha), tasks.mean(axis=0)))
+    norms = np.abs(family.task_gradients(x[1:2]))
+    beta = cell.c / (4 * constants.L + 2 * constants.rho * alpha * norms.mean())
+    variance = np.ptp(tasks[:, 1]) ** 2 / (4 * B)
+    return float(s.max() * np.sqrt(beta * variance / (J.min() * (2 - beta * J.min()))))
+
+
+@claim.per("family", "estimator", "rule", "B", "source", "begin", "alpha")
 def measured(part, cell):
     """A method's end or stationary mean, the least mean on the way, root, and floors."""
     constants, theorem = cell.family.constants(), theory.theorems()[cell.estimator]
@@ -123,19 +142,25 @@ def measured(part, cell):
     # A run is one point of its law: the second half of the steps, or the last.
     late = norms.index >= (norms.index[-1] / 2 if source != "exact" else norms.index[-1])
     final = statistics.interval(norms[late].to_numpy().mean(axis=0))
-    error = norms.to_numpy().std(axis=1, ddof=1 if final.n > 1 else 0) / np.sqrt(final.n)
+    # The least mean over all recorded steps is what the best stopping time could reach.
     means = norms.to_numpy().mean(axis=1)
+    error = norms.to_numpy().std(axis=1, ddof=min(final.n - 1, 1)) / np.sqrt(final.n)
+    # argmin takes nan first.
+    j = int(np.argmin(means - 5 * error))
     mended = repaired(int(B)) if rule == "repaired" else theorem
     return {
         "alpha_L": cell.alpha * constants.L,
         "sigma": constants.sigma,
+        "alpha_L_sigma": cell.alpha * constants.L * constants.sigma,
         "seeds": final.n,
+        "start": means[0],
         "grad_norm": final.mean,
         "low": final.low,
         "high": final.high,
-        # The least mean over all recorded steps: what the best stopping time could reach.
-        "least": smallest(means),
-        "least_low": smallest(means - Z * error),
+        "least": means[j],
+        "least_error": error[j],
+        "recorded": len(means),
+        "spread": noise(cell, B) if source != "exact" else 0.0,
         "error": _error(norms[late]),
         "direction_norm": float(directions[late].to_numpy().mean()),
         "direction_error": _error(directions[late]),
@@ -155,45 +180,68 @@ def _error(late):
 def rows(table, row):
     exact, noisy = table[table.source == "exact"], table[table.source != "exact"]
     stated = noisy[(noisy.estimator == "hf_maml") & (noisy.rule == "theorem")]
-    settled = bool((exact.direction_norm <= ROUNDING * exact.sigma).all())
-    summarised = {"source": "as summarised"}
+    root, far = (stated[stated.begin == begin] for begin in ("root", "far"))
     for name in ("hf_blind", "shared_curvature"):
         part = exact[(exact.family == name) & (exact.estimator == "hf_maml")]
-        about = (
+        ends = part.grad_norm / part.sigma
+        yield counterexample(
+            row,
             f"HF-MAML's accuracy on {name} with exact gradients",
             r"$E\|\nabla F\|\le6\sqrt{(1+\frac{\rho\alpha}L\sigma)S}$ with $S\to0$ as $B,D_o,D_{in}\to\infty$",
+            # A run that came near a zero on the way is no counterexample.
+            Interval(smallest(ends), smallest(part.least / part.sigma), largest(ends), len(part), "range"),
+            largest(part.floor_summary / part.sigma) + ROUNDING,
+            settled=settled(part),
+            note="||grad F|| / sigma where it stops, least over rates; low is the least on the way, high the largest "
+            f"over rates; {REPAIR}",
+            source="as summarised",
         )
-        ends, bound = part.grad_norm / part.sigma, largest(part.floor_summary / part.sigma) + ROUNDING
-        measured = Interval(smallest(ends), smallest(part.least / part.sigma), largest(ends), 1)
-        # A run that has not settled, or that came near a zero on the way, is no counterexample.
-        if settled and (measured.low > bound or measured.high <= bound):
-            note = "||grad F|| / sigma where it stops, least over rates; low is the least on the way, high the largest over rates; "
-            yield row.at_most(*about, measured, bound, note=note + REPAIR, **summarised)
-        else:
-            yield row.untested(*about, "a run has not settled above the floor, nor below it", **summarised)
         yield row.within(
             f"HF-MAML's limit on {name} is the root of its direction",
             r"$\nabla F=\alpha E[t_i]$ where $E[(I-\alpha H_i)g_i-\alpha t_i]=0$",
             largest(np.abs(part.grad_norm / part.predicted - 1)),
             0.0,
             1e-6,
-            also=settled,
+            also=settled(part),
             note="largest relative difference of ||grad F||",
         )
     others = exact[exact.estimator != "hf_maml"]
     yield row.within(
         "no floor of MAML on hf_blind, nor of FO-MAML on shared_curvature",
         "the same runs with the Hessian, or without it where the tasks share it, reach every accuracy",
-        largest(others.grad_norm / others.sigma),
+        largest(others.grad_norm / others.alpha_L_sigma),
         0.0,
-        1e-10,
-        note="||grad F|| / sigma, zero up to rounding",
+        ROUNDING,
+        also=bool((others.start > ROUNDING * others.alpha_L_sigma).all()),
+        note="||grad F|| / (alpha L sigma), zero up to rounding",
     )
-    yield _counted_as_drawn(row, stated)
+    yield _counted_as_drawn(row, root)
     yield _within(
-        row, "HF-MAML's accuracy on hf_blind at B = 20", stated[stated.B == 20], "hf_maml", "as summarised"
+        row, "HF-MAML's accuracy on hf_blind at B = 20", far[far.B == 20], "hf_maml", "as summarised"
     )
-    yield _at_many(row, stated[stated.B >= REFUTED])
+    many = root[root.B >= REFUTED]
+    # Each of the recorded steps could have been the least.
+    row.compared += int((many.recorded - 1).sum())
+    yield counterexample(
+        row,
+        f"HF-MAML's accuracy on hf_blind at B >= {REFUTED} from the root",
+        r"$E\|\nabla F\|\le6\sqrt{(1+\frac{\rho\alpha}L\sigma)\sigma^2/B}$ for every $B\ge20$",
+        row.least(many.least, many.least_error, many.floor_summary),
+        1.0,
+        note="of runs that start at the root: least mean of all recorded steps over the floor, smallest over "
+        f"B = {_list(many)}; the stationary mean is up to {largest(many.grad_norm / many.floor_summary):.3g} of it; "
+        f"{REPAIR}",
+        source="as summarised",
+    )
+    counts = many[many.source == "counted"]
+    yield row.at_most(
+        "HF-MAML's stationary mean on hf_blind is that of the root",
+        r"$|E\|\nabla F\|-\|\nabla F(w_*)\||\le s\,(\beta\,\mathrm{Var}\,G/(J(2-\beta J)))^{1/2}$, $s$, $J$ slopes of $F'$ and $EG$",
+        row.worst(np.abs(counts.grad_norm - counts.predicted), counts.error, counts.spread),
+        1.0,
+        note=f"largest ratio, B = {_list(counts)}; the bound is {largest(counts.spread / counts.predicted):.2g} of the "
+        "root's at most",
+    )
     for name, estimator, rule, source in (
         ("HF-MAML with the repaired delta", "hf_maml", "repaired", "as summarised, with the derived repair"),
         ("MAML", "maml", "theorem", "as summarised"),
@@ -203,46 +251,31 @@ def rows(table, row):
     yield row.at_most(
         "HF-MAML's derived floor holds on hf_blind at every B",
         r"$E\|\nabla F\|\le\varepsilon(\infty)$, with $N\ge0.029\,\sigma^2$ whatever $B$",
-        largest(stated.high / stated.floor),
+        row.worst(far.grad_norm, far.error, far.floor),
         1.0,
-        note="largest ratio of the stationary mean",
+        start=smallest(far.start / far.floor),
+        note=f"largest ratio of the stationary mean, B = {_list(far)}",
     )
+
+
+def _list(rows):
+    return ", ".join(f"{B:g}" for B in sorted(set(rows.B)))
 
 
 def _within(row, part, rows, estimator, source):
-    """The stationary mean below the floor as summarised, and the derived one."""
-    tight = smallest(rows.floor / rows.high)
-    mean, low, high = (largest(rows[name] / rows.floor_summary) for name in ("grad_norm", "low", "high"))
+    """The stationary mean below the floor as summarised; the derived one is sharper."""
+    unit = rows.floor_summary
     return row.at_most(
         part,
         r"$E\|\nabla F\|\le\sqrt{C(1+\frac{\rho\alpha}L\sigma)S}$, $C=36$ (HF-MAML), $61$ (MAML)",
-        Interval(mean, low, high, int(rows.seeds.min())),
+        row.worst(rows.grad_norm, rows.error, unit),
         1.0,
-        also=tight >= 1,
-        note=f"stationary mean over the floor; the derived floor has slack {tight:.3g}",
+        start=smallest(rows.start / unit),
+        sharper=largest(rows.floor / unit),
+        also=largest((rows.grad_norm + row.z * rows.error) / rows.floor) <= 1,
+        note=f"largest ratio of the stationary mean, from far, B = {_list(rows)}",
         source=source,
         place=place_of(estimator),
-    )
-
-
-def _at_many(row, rows):
-    about = (
-        f"HF-MAML's accuracy on hf_blind at B >= {REFUTED}",
-        r"$E\|\nabla F\|\le6\sqrt{(1+\frac{\rho\alpha}L\sigma)\sigma^2/B}$ for every $B\ge20$",
-    )
-    mean, low, high = (rows[name] / rows.floor_summary for name in ("least", "least_low", "high"))
-    if not (smallest(low) > 1 or largest(high) <= 1):
-        told = f"between {smallest(low):.3g} and {largest(high):.3g} of the floor"
-        return row.untested(*about, told, source="as summarised")
-    pick = smallest if smallest(low) > 1 else largest
-    return row.at_most(
-        *about,
-        Interval(pick(mean), pick(low), largest(high), int(rows.seeds.min())),
-        1.0,
-        note="least mean of all recorded steps over the floor, smallest over "
-        f"B = {', '.join(f'{B:g}' for B in sorted(set(rows.B)))}; low is {Z:g} standard errors below it, "
-        f"high the ratio at the largest B; {REPAIR}",
-        source="as summarised",
     )
 
 
@@ -256,7 +289,7 @@ def _counted_as_drawn(row, stated):
         np.concatenate([both[name] for name, _ in names]),
         np.concatenate([both[f"{name}_counted"] for name, _ in names]),
         np.concatenate([np.hypot(both[error], both[f"{error}_counted"]) for _, error in names]),
-        note=f"stationary means of ||grad F|| and ||G||, B = {', '.join(f'{B:g}' for B in both.B)}",
+        note=f"stationary means of ||grad F|| and ||G||, B = {_list(both)}",
     )
 
 
@@ -266,11 +299,12 @@ def figure(table):
     hf = plotting.color("hf_maml")
     noisy = table[table.source != "exact"].sort_values("B")
     stated = noisy[(noisy.estimator == "hf_maml") & (noisy.rule == "theorem")]
-    counted = stated[stated.source == "counted"]
+    root = stated[stated.begin == "root"]
+    counts = root[root.source == "counted"]
     for part, text, look in (
-        (counted, r"HF-MAML, theorem's $\delta$", {"marker": "^", "color": hf}),
+        (counts, r"HF-MAML, theorem's $\delta$", {"marker": "^", "color": hf}),
         (
-            stated[stated.source == "drawn"],
+            root[root.source == "drawn"],
             "HF-MAML, tasks drawn by the library",
             {"marker": "s", "color": plotting.OTHER[3], "markerfacecolor": "none", "markersize": 7},
         ),
@@ -290,13 +324,11 @@ def figure(table):
             part.B, part.grad_norm / part.sigma, half, label=text, capsize=2, linestyle="none", **look
         )
     axes[0].loglog(
-        counted.B, counted.floor_summary / counted.sigma, ":", color="k", label="HF theorem, as summarised"
+        counts.B, counts.floor_summary / counts.sigma, ":", color="k", label="HF theorem, as summarised"
     )
+    axes[0].loglog(counts.B, counts.floor / counts.sigma, "--", color="k", label="HF-MAML's floor, derived")
     axes[0].loglog(
-        counted.B, counted.floor / counted.sigma, "--", color="k", label="HF-MAML's floor, derived"
-    )
-    axes[0].loglog(
-        counted.B, counted.predicted / counted.sigma, "-.", color="0.4", label="root of the direction, exact"
+        counts.B, counts.predicted / counts.sigma, "-.", color="0.4", label="root of the direction, exact"
     )
     axes[0].set_xlabel("tasks $B$ [1]")
     axes[0].set_ylabel(r"$E\|\nabla F\|\,/\,\sigma$, stationary [1]")
