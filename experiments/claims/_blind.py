@@ -8,7 +8,9 @@ import numpy as np
 
 from experiments.run import Run, Step, step_norms
 from jaxmaml import _random, objective
+from jaxmaml.tasks._noise import NoiseBatch
 from jaxmaml.tasks.cosine import first_zero
+from jaxmaml.tasks.hf_blind import HfBlind, Signs
 from jaxmaml.types import Scalar
 
 WORDS = -(-100_000 // 32)
@@ -51,3 +53,19 @@ def blind_root(family, alpha):
         return np.mean(family.adapted_gradients(w, alpha), axis=0)
 
     return first_zero(direction, float(family.h) / 10, 1e-3)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BlindPlane(HfBlind):
+    """hf_blind with a second coordinate, f_s(x) + ridge y^2 / 2: L, rho, sigma and the root are the same."""
+
+    ridge: Scalar = 0.0
+    """unit phi/u^2, at most L."""
+
+    @property
+    def dim(self) -> int:
+        return 2
+
+    def loss(self, w: jax.Array, task: Signs, batch: NoiseBatch) -> jax.Array:
+        return super().loss(w, task, batch) + 0.5 * self.ridge * w[1] ** 2
