@@ -1,4 +1,4 @@
-"""Closed forms of logistic regression in NumPy (E27), in the scores z = x^T w.
+"""Logistic regression in closed form, in NumPy: everything is a function of the scores z = x^T w.
 
 l' = -y s(-yz), l'' = s(z) s(-z) and l''' = l'' (1 - 2 s(z)), s(z) = 1/(1 + e^{-z}).
 """
@@ -11,7 +11,7 @@ from jaxmaml.tasks.finite_data import Pools
 
 
 class Scores:
-    """The derivatives of all losses of a family at w, and what follows from them."""
+    """The derivatives of all losses at w, and what follows from them."""
 
     def __init__(self, family, w):
         import scipy.special
@@ -40,7 +40,7 @@ class Scores:
         return self._second_moment(self.third * np.einsum("inp,ip->in", self.x, v))
 
     def constants(self):
-        """What Assumptions 2 to 5 bound, at w; rho along the mean feature."""
+        """What Assumptions 2 to 5 bound, at w."""
         n = len(self.x)
         gradients, hessians = self.gradients(), self.hessians()
         centred = self.sample_gradients() - gradients[:, None]
@@ -65,6 +65,29 @@ def mean_direction(x):
     return mean / (mean @ mean) ** 0.5
 
 
-def task(family, i):
+def fo_limit(family, alpha):
+    """The zero w of the mean direction E_i g_i by Newton's method from 0, with the floor alpha ||Cov_i(H_i, g_i)|| and
+    ||hess F J^{-1}||, J the Jacobian of the direction: (w, floor, amplification); nan where it is not found."""
+    w = np.zeros(family.dim)
+    for _ in range(20):
+        here = Scores(family, w)
+        hessians = here.hessians()
+        adapted = [Scores(one_task(family, i), x) for i, x in enumerate(w - alpha * here.gradients())]
+        g = np.concatenate([a.gradients() for a in adapted])
+        after = np.concatenate([a.hessians() for a in adapted])
+        factors = np.eye(family.dim) - alpha * hessians
+        jacobian = (after @ factors).mean(axis=0)
+        if np.linalg.norm(g.mean(axis=0)) <= 1e-15:
+            break
+        w = w - np.linalg.solve(jacobian, g.mean(axis=0))
+    if np.linalg.norm(g.mean(axis=0)) > 1e-12:
+        return np.full_like(w, np.nan), np.nan, np.nan
+    covariance = np.einsum("ipq,iq->p", hessians - hessians.mean(axis=0), g - g.mean(axis=0)) / len(g)
+    hessian_F = (factors @ after @ factors - alpha * here.third_along(g)).mean(axis=0)
+    amplification = np.linalg.norm(hessian_F @ np.linalg.inv(jacobian), 2)
+    return w, alpha * float(np.linalg.norm(covariance)), float(amplification)
+
+
+def one_task(family, i):
     """The family of one of its tasks."""
     return replace(family, tasks=Pools(*(leaf[i : i + 1] for leaf in family.tasks)))
