@@ -69,3 +69,30 @@ class BlindPlane(HfBlind):
 
     def loss(self, w: jax.Array, task: Signs, batch: NoiseBatch) -> jax.Array:
         return super().loss(w, task, batch) + 0.5 * self.ridge * w[1] ** 2
+
+
+def chain_mean(run, B, low=-0.25, high=0.4, width=1e-4):
+    """Stationary E|F'| of HF-MAML with the theorem's delta on hf_blind, B i.i.d. tasks: the law of w on a grid, moved
+    with its mean kept. The direction is (1 - alpha mu) g_s of each task, for the secant is mu."""
+    import scipy.sparse.linalg
+    import scipy.stats
+
+    family, alpha, constants = run.family, run.alpha, run.family.constants()
+    x = np.arange(low, high, width)
+    first, second = (1 - alpha * float(family.mu)) * family.adapted_gradients(x, alpha)
+    norms = np.abs(family.task_gradients(x)).mean(axis=0)
+    beta = run.c / (4 * constants.L + 2 * constants.rho * alpha * norms)
+    share = np.arange(B + 1)[:, None] / B
+    to = np.clip((x - beta * (share * first + (1 - share) * second) - low) / width, 0, len(x) - 1 - 1e-9)
+    chance = scipy.stats.binom.pmf(np.arange(B + 1), B, 0.5)[:, None]
+    cell = np.floor(to).astype(int)
+    weights = np.stack([chance * (cell + 1 - to), chance * (to - cell)])
+    came = np.broadcast_to(np.arange(len(x)), weights.shape)
+    place = np.stack([cell, cell + 1]).ravel(), came.ravel()
+    move = scipy.sparse.csc_matrix((weights.ravel(), place), shape=(len(x), len(x)))
+    # law = move law with sum 1: up to a factor, the law that is 1 in the middle.
+    still = (scipy.sparse.identity(len(x), format="csc") - move).tolil()
+    middle = len(x) // 2
+    still[middle] = np.eye(1, len(x), middle)
+    law = scipy.sparse.linalg.spsolve(still.tocsc(), np.eye(1, len(x), middle).ravel())
+    return float(np.abs(family.grad_objective(x, alpha)) @ law / law.sum())
