@@ -72,18 +72,26 @@ def cells(scale):
 
 def hf_root(family, alpha, arc, start=0.0):
     """Where exact HF-MAML from `start` ends in one dimension: the first zero of its direction downhill."""
+    c, phi = (np.asarray(y)[:, 0] for y in family.tasks)
+    mu, a, omega = float(family.mu), float(family.a), float(family.omega)
+
+    def gradient(y):
+        return mu * (y - c) - a * omega * np.sin(omega * y + phi)
 
     def direction(x):
-        return np.array([hf_direction(np.array([y]), family.task_gradients, alpha, arc)[0] for y in x])
+        w = x[:, None]
+        g = gradient(w - alpha * gradient(w))
+        # delta |g| = arc: the difference is a secant over [w - arc, w + arc], whatever g.
+        secant = (gradient(w + arc) - gradient(w - arc)) / (2 * arc)
+        return np.mean((1 - alpha * secant) * g, axis=1)
 
-    return first_zero(direction, start, 1e-2)
+    return first_zero(direction, start, 1e-3)
 
 
-def limit(family, w0, alpha, arc):
-    """Where exact HF-MAML stops: in one dimension downhill of w0, else near FO-MAML's limit, by Newton's method."""
+def limit(family, w0, alpha, arc, near):
+    """Where exact HF-MAML stops: in one dimension downhill of w0, else close to `near`, by Newton's method."""
     if family.dim == 1:
         return np.array([hf_root(family, alpha, arc, float(w0[0]))])
-    near = family.fo_limit(w0, alpha)
     return zero_near(lambda w: hf_direction(w, family.task_gradients, alpha, arc), near)
 
 
@@ -94,14 +102,15 @@ def measured(part, cell):
     constants, theorem = family.constants(), theory.theorems()["hf_maml"]
     lam, arc = alpha * constants.L, cell.arguments["delta"].arc
     eta = arc * constants.rho * alpha
-    predicted = family.grad_objective(limit(family, cell.w0, alpha, arc), alpha)
+    fo_limit = family.fo_limit(cell.w0, alpha)
+    predicted = family.grad_objective(limit(family, cell.w0, alpha, arc, fo_limit), alpha)
     c1, _, c3 = theory.gradient_comparison.comparison_constants(lam)
 
     def adapted(b):
         """E||g_i|| <= (1 + lambda) (C1 b + C3 sigma) where ||grad F|| = b."""
         return (1 + lam) * (c1 * b + c3 * constants.sigma)
 
-    w, b = np.abs(family.fo_limit(cell.w0, alpha)).max(), end.grad_norm
+    w, b = np.linalg.norm(fo_limit), end.grad_norm
     # Rounding of a difference, C = 4 (experiment E20), of gradients of size G at most.
     largest_gradient = adapted(b) + constants.sigma + constants.L * w
     lost = 4 * np.finfo(float).eps * largest_gradient / arc
@@ -114,7 +123,7 @@ def measured(part, cell):
         "direction_norm": end.direction_norm,
         "diverged_at": end.diverged_at,
         "predicted": float(np.linalg.norm(predicted)),
-        "fo_floor": family.fo_floor(family.fo_limit(cell.w0, alpha), alpha),
+        "fo_floor": family.fo_floor(fo_limit, alpha),
         "alpha_L_sigma": lam * constants.sigma,
         "limit_bound": limit_points.hf_limit_bound(lam, eta, adapted(b)),
         "limit_bound_start": limit_points.hf_limit_bound(lam, eta, adapted(part.grad_norm.iloc[0])),

@@ -31,6 +31,7 @@ EXCEPTIONS = dict.fromkeys(
         "HF-MAML's accuracy on hf_blind with exact gradients",
         "HF-MAML's accuracy on shared_curvature with exact gradients",
         "HF-MAML's accuracy on hf_blind at B >= 10000 from the root",
+        "HF-MAML's accuracy in the plane at B >= 10000 from every start far out",
         "MAML's iterations at alpha = 1/L within the constant of alpha <= 0.35/L",
     ),
     "fails as stated",
@@ -153,9 +154,10 @@ def test_counterexample_turns(smoke):
     table = smoke("hf_floor").table
     stated = table.rule == "theorem"
     exact = table.assign(grad_norm=table.grad_norm.where(~stated, 1e-13))
-    assert hf_floor.judge(table)[0].verdict == "fails as stated"
-    assert hf_floor.judge(exact)[0].verdict == "holds"
-    assert hf_floor.judge(table.assign(direction_norm=1.0))[0].verdict == "not tested"
+    judge = hf_floor.claim.judge
+    assert judge(table)[0].verdict == "fails as stated"
+    assert judge(exact)[0].verdict.startswith("holds")
+    assert judge(table.assign(direction_norm=1.0))[0].verdict == "not tested"
 
 
 @pytest.mark.xdist_group("noisy_line")
