@@ -41,14 +41,14 @@ TASKS = {
     "default": (20, 100, 1000, 10_000, 20_000, 40_000, 100_000),
     "full": (20, 100, 1000, 4000, 10_000, 20_000, 40_000, 100_000),
 }
-FAR_TASKS = {"smoke": (20, 100_000), "default": (20, 1000, 100_000), "full": (20, 1000, 100_000)}
+FAR_TASKS = {"smoke": (20, 100_000), "default": (20, 100_000), "full": (20, 1000, 100_000)}
 FAR = -2.5
 """a start where every floor is below the gradient; from the other side the way to the root is slow."""
 DRAWN = {"smoke": (20,), "default": (20, 10_000), "full": (20, 10_000, 40_000)}
 """B at which the library draws the tasks one by one."""
 REFUTED = 10_000
 """from this B on the theorem is expected to fail here."""
-SEEDS = {"smoke": 8, "default": 16, "full": 64}
+SEEDS = {"smoke": 8, "default": 12, "full": 64}
 DRAWN_SEEDS = 8
 STEPS = {"smoke": 4000, "default": 6000, "full": 20_000}
 EXACT_STEPS = {"smoke": 40_000, "default": 60_000, "full": 100_000}

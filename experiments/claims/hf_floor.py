@@ -246,11 +246,8 @@ def figure(table):
     for name, marker in (("cosine", "^"), ("two_cosines", "D")):
         one = part[part.family == name]
         axes[2].loglog(one.eta, one.grad_norm, marker, label=f"HF-MAML, {name}", **hollow)
-    one = part[part.family == "cosine"]
-    line = one.grad_norm.iloc[0] * (one.eta / one.eta.iloc[0]) ** 2
-    axes[2].loglog(one.eta, line, "--", color="k", label=r"$\propto\eta^2$, derived")
-    branch = _short_arcs(table, "cosine")
-    plotting.fitted(axes[2], branch.eta, branch.grad_norm)
+        line = one.grad_norm.iloc[0] * (one.eta / one.eta.iloc[0]) ** 2
+        axes[2].loglog(one.eta, line, "--", color="0.4", linewidth=0.8, label=r"$\propto\eta^2$, derived")
     axes[2].axvline(ETA, color="0.6", linewidth=0.8, label=r"theorem's $\eta=\frac{1}{6}$")
     fixed = rf"step $\delta=\eta/(\rho\alpha\|g\|)$, $\alpha L=1/{FIXED_LAMBDA}$"
     axes[2].set(title=fixed, xlabel=r"$\eta$ [1]")
