@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.cells import Quantity
 from jaxmaml.types import Array
 
 RATE = 0.1
@@ -250,8 +249,8 @@ class Search:
     alpha: Array
     """low and high end."""
     least_slope: float
-    subject: Quantity = field(metadata={"static": True})
-    """cell -> Subject"""
+    subject: Any = field(metadata={"static": True})
+    """cell -> Subject, a `Quantity`."""
 
     @property
     def cost(self) -> int:
