@@ -145,7 +145,10 @@ MUTATIONS = {
         "lambda w, s: w - s + jax.lax.stop_gradient(s)",
         (
             "costs",
+            "worst_comparison",
+            "worst_limits",
             "worst_noise",
+            "worst_points",
             "worst_step",
         ),
     ),
