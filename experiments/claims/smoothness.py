@@ -24,7 +24,7 @@ from experiments.claim import Claim
 from experiments.judging import largest, smallest
 from jaxmaml import objective, plotting, statistics, tree
 from jaxmaml.tasks import cosine
-from jaxmaml.theory.smoothness import sharp_smoothness, smoothness
+from jaxmaml.theory.smoothness import sharp_smoothness
 
 LAMBDA = 1 / 2
 RADII = (1e0, 1e1, 1e2, 1e3, 1e4, 1e5)
@@ -46,19 +46,19 @@ def curvature(family, w, alpha):
 
 
 @Quantity
-def changes(family, pair, alpha):
-    """How grad F and F change from w to u, and the mean norm of the tasks' gradients at both."""
-    (w, u), step = pair, pair[1] - pair[0]
+def changes(family, pair, alpha, L, rho):
+    """How grad F and F change from w to u, and L(w) and L(u)."""
+    step = pair[1] - pair[0]
     first, second = (objective.grad_F(family, x, alpha) for x in pair)
     value, other = (objective.F(family, x, alpha) for x in pair)
-    norms = [jnp.mean(jax.vmap(tree.norm)(objective.task_gradients(family, x))) for x in (w, u)]
+    both = [objective.smoothness_at(family, x, alpha, L, rho) for x in pair]
     return {
         "distance": tree.norm(step),
         "change": tree.norm(second - first) / tree.norm(step),
         "rest": (other - value - jnp.vdot(first, step)) / (0.5 * tree.norm(step) ** 2),
         "value": value,
-        "norm": norms[0],
-        "least_norm": jnp.minimum(*norms),
+        "smoothness": both[0],
+        "least": jnp.minimum(*both),
     }
 
 
@@ -72,10 +72,11 @@ def pairs(rng, radius, count, d):
 @claim.cells
 def cells(scale):
     family = cosine.make(n=20, d=4, seed=3)
-    alpha, period = LAMBDA / family.constants().L, 2 * np.pi / family.omega
+    constants, period = family.constants(), 2 * np.pi / family.omega
+    alpha, about = LAMBDA / constants.L, {"L": constants.L, "rho": constants.rho}
     for j, radius in enumerate(RADII):
         points = pairs(np.random.default_rng(j), radius, PAIRS[scale], family.dim)
-        yield {"kind": "pairs", "radius": radius}, AtPoints(changes, family, alpha, points)
+        yield {"kind": "pairs", "radius": radius}, AtPoints(changes, family, alpha, points, about)
     last = np.linspace(0, period, PHASES, endpoint=False)
     for count in PERIODS:
         line = np.concatenate([count * period - last, last - count * period])
@@ -119,20 +120,21 @@ def measured(part, cell):
             "room": room + slope * 2 * np.pi / cell.family.omega,
             "grid": (np.pi / PHASES) ** 2 / 2,
         }
-    about = cell.family.constants(), cell.alpha
-    at_w, least = smoothness(*about, part.norm), smoothness(*about, part.least_norm)
-    sharp = sharp_smoothness(*about, part.norm)
+    constants, alpha, at_w = cell.family.constants(), cell.alpha, part.smoothness
+    # The mean norms of the tasks' gradients, from L(w) as summarised.
+    norms = [(x - 4 * constants.L) / (2 * constants.rho * alpha) for x in (at_w, part.least)]
+    sharp, least_sharp = (sharp_smoothness(constants, alpha, x) for x in norms)
     # A value that is lost in the rounding of F.
     rounding = 1e-15 * part.value.abs() / (0.5 * part.distance**2)
     return {
         "points": len(part),
         "smoothness": largest(at_w),
-        "lipschitz": largest(part.change / least),
-        "lipschitz_sharp": largest(part.change / sharp_smoothness(*about, part.least_norm)),
+        "lipschitz": largest(part.change / part.least),
+        "lipschitz_sharp": largest(part.change / least_sharp),
         "descent_high": largest((part.rest - rounding) / at_w),
         "descent_low": smallest((part.rest + rounding) / at_w),
         "descent_sharp": largest((part.rest.abs() - rounding) / sharp),
-        "sharper": (1 + cell.alpha * cell.family.constants().L) / 2,
+        "sharper": (1 + alpha * constants.L) / 2,
     }
 
 
