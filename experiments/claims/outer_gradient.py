@@ -39,7 +39,7 @@ claim = Claim("E07", "bias and second moment of the outer gradient against D_in"
 
 
 @Quantity
-def outer(key, size, family, w, alpha, D_in, D_o, estimator, **arguments):
+def outer(key, size, family, w, alpha, D_in, D_o, arguments, estimator):
     """The direction of the family's one task, its square, and its error but for what is linear in the noise."""
     task = jax.tree.map(lambda x: jnp.asarray(x)[0], family.tasks)
     full = (task, family.full(task))
@@ -91,8 +91,8 @@ def cells(scale):
         alpha = LAMBDA / family.constants().L
         for seed, D_in in enumerate(D_INS):
             if D_in <= (family.max_batch or np.inf):
-                sizes = {"D_in": D_in, "D_o": D_O}
-                cell = Sampled(outer, family, w, alpha, sizes, seed, BLOCKS[scale], estimator="fo_maml")
+                about = {"D_in": D_in, "D_o": D_O, "arguments": {}}
+                cell = Sampled(outer, family, w, alpha, about, seed, BLOCKS[scale], estimator="fo_maml")
                 yield {"problem": problem, "D_in": D_in}, cell
 
 
