@@ -130,7 +130,7 @@ def rows(table, row):
         yield _limit(row, "E15", name, plain, "alpha", "alpha", 0.01, source="as summarised")
     yield row.at_most(
         "FO-MAML's limit is below the derived limit-point bound",
-        r"$\|\nabla F\|\le\alpha L(1+\lambda)(1+\frac{\lambda^2}{(1-\lambda)^2})^{1/2}\sigma$ where $E_ig_i=0$, $\lambda=\alpha L$",
+        r"$\|\nabla F\|\le\alpha L\big(1+\frac\lambda{\sqrt{1-\lambda^2}}\big)\sigma$ where $E_ig_i=0$, $\lambda=\alpha L$",
         largest(fo.grad_norm / fo.bound),
         1.0,
         start=smallest(fo.start / fo.bound),
