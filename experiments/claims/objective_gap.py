@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments.cells import Quantity, Sampled, normal_mean
 from experiments.claim import Claim
+from experiments.claims._scores import Scores
 from experiments.judging import largest
 from jaxmaml import hvp, objective, plotting
 from jaxmaml.tasks import cosine, finite_data, shared_quadratic
@@ -118,16 +119,13 @@ def measured(part, cell):
 
 def enumerated(family, w, alpha):
     """The gap for D_test = 1 on logistic pools: the mean over all points of the pool."""
-    import scipy.special
-
-    x, y = (np.asarray(leaf)[0] for leaf in family.tasks)
 
     def derivatives(v):
         """grad and Hessian at v on each point alone."""
-        s = scipy.special.expit(-y * (x @ v))
-        pairs = x[:, :, None] * x[:, None, :]
-        hessians = (s * (1 - s))[:, None, None] * pairs + family.mu * np.eye(len(v))
-        return (-y * s)[:, None] * x + family.mu * v, hessians
+        scores = Scores(family, v)
+        x = scores.x[0]
+        curvatures = scores.second[0][:, None, None] * x[:, :, None] * x[:, None, :]
+        return scores.sample_gradients()[0], curvatures + family.mu * np.eye(len(v))
 
     def adapted(gradient, hessian):
         outer = derivatives(w - alpha * gradient)[0].mean(axis=0)

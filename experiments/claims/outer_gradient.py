@@ -19,6 +19,7 @@ import pandas as pd
 
 from experiments.cells import Quantity, Sampled, normal_mean
 from experiments.claim import Claim
+from experiments.claims._scores import Scores
 from experiments.judging import largest
 from experiments.run import draw
 from jaxmaml import estimators, hvp, objective, plotting
@@ -115,12 +116,9 @@ def moments(cell):
         return mean, np.sum(mean**2) + noise
     if D_in > 1:
         return nothing, np.nan
-    import scipy.special
-
-    x, y = (np.asarray(leaf)[0] for leaf in family.tasks)
 
     def gradients(v):
-        return (-y * scipy.special.expit(-y * (x @ v)))[:, None] * x + family.mu * v
+        return Scores(family, v).sample_gradients()[0]
 
     after = np.stack([gradients(w - alpha * g) for g in gradients(w)])
     means = after.mean(axis=1)

@@ -19,6 +19,7 @@ import numpy as np
 
 from experiments.claim import Claim
 from experiments.claims import _real_data
+from experiments.claims._scores import Scores
 from experiments.claims._step_law import inverse_moments
 from experiments.judging import largest, smallest
 from experiments.run import draw, step_norms
@@ -184,13 +185,9 @@ def on_the_line(cell):
 
 def enumerated(cell):
     """The moments on logistic pools for B' = D_beta = 1: all points of all pools in turn."""
-    import scipy.special
-
     if cell.B_prime > 1 or cell.D_beta > 1:
         return (np.nan,) * 4
-    x, y = (np.asarray(leaf) for leaf in cell.family.tasks)
-    slopes = -y * scipy.special.expit(-y * (x @ cell.w))
-    gradients = slopes[..., None] * x + cell.family.mu * cell.w
+    gradients = Scores(cell.family, cell.w).sample_gradients()
     factor = 2 * cell.rho * cell.alpha
     exact = 4 * cell.L + factor * np.linalg.norm(gradients.mean(axis=1), axis=1).mean()
     ratio = (4 * cell.L + factor * np.linalg.norm(gradients, axis=2)) / exact
