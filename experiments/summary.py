@@ -5,10 +5,10 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from experiments.claims import costs
+from experiments.claims import operations
 from jaxmaml import plotting, statistics, storage, theory
 
-NEEDED = ("fo_floor", "hf_floor", "iteration_count", "noisy_line", "costs")
+NEEDED = ("fo_floor", "hf_floor", "iteration_count", "noisy_line", "operations", "samples")
 SHARE = 0.1
 """of the first gradient norm: the accuracy at which iterations are counted."""
 
@@ -32,8 +32,8 @@ def _column(estimator: str, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     steps = f"{reached.step.iloc[0]:.0f} steps" if len(reached) else "not reached"
     bound = f"at most {np.exp(line):.2g}" if np.isfinite(line) else "no bound: below the floor of the line"
     level = tables["noisy_line"][tables["noisy_line"].estimator == estimator].iloc[-1]
-    equivalents = costs.gradient_equivalents(tables["costs"])
-    samples = tables["costs"][tables["costs"].rule == "summarised floor"]
+    equivalents = operations.gradient_equivalents(tables["operations"])
+    samples = tables["samples"][tables["samples"].rule == "summarised floor"]
     order = statistics.slope(*(samples[samples.epsilon < 0.1][c] for c in ("epsilon", "samples"))).mean
     stays = estimator != "maml"
     return {

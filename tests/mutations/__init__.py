@@ -53,7 +53,7 @@ MUTATIONS = {
         "experiments/run.py",
         "wanted = (sizes.D_in, sizes.D_h, sizes.D_o, sizes.D_beta)",
         "wanted = (sizes.D_o, sizes.D_h, sizes.D_in, sizes.D_beta)",
-        ("costs", "batch_floor"),
+        ("samples", "batch_floor"),
     ),
     "one-sided difference": Mutation(
         "jaxmaml/hvp.py",
@@ -134,6 +134,7 @@ MUTATIONS = {
             "noisy_line",
             "hf_blind",
             "batch_floor",
+            "samples",
             "inner_batch",
             "real_data",
             "one_step",
@@ -144,7 +145,7 @@ MUTATIONS = {
         "lambda w, s: w - s",
         "lambda w, s: w - s + jax.lax.stop_gradient(s)",
         (
-            "costs",
+            "operations",
             "worst_comparison",
             "worst_limits",
             "worst_noise",
@@ -168,7 +169,7 @@ MUTATIONS = {
         "jaxmaml/estimators/maml.py",
         "(episode.inner, episode.hessian)",
         "(episode.inner, episode.inner)",
-        ("costs",),
+        ("operations",),
     ),
     "MAML's Hessian at the adapted point": Mutation(
         "jaxmaml/estimators/maml.py",
