@@ -3,6 +3,7 @@
 import pathlib
 import re
 import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import figure_checks
@@ -161,20 +162,26 @@ def test_counterexample_turns(smoke):
 
 
 @pytest.mark.xdist_group("noisy_line")
-def test_violated_condition_is_said_in_ledger_and_figure(smoke):
+def test_violated_condition_is_said_in_ledger_and_figure(smoke, monkeypatch):
     """A rate above the theorem's range: the run goes on, its rows are not tested, and the title says why."""
-    noisy_line = CLAIMS["noisy_line"]
-    rows = smoke("noisy_line").rows
-    high = rows.assign(alpha=1.001 * rows.alpha.where(rows.estimator == "fo_maml", rows.alpha / 1.001))
-    table = noisy_line.measure(high, "smoke")
-    ledger = results.ledger(noisy_line.judge(table))
+    claim = CLAIMS["noisy_line"]
+    cells = [
+        (about, replace(cell, alpha=1.001 * cell.alpha) if cell.estimator == "fo_maml" else cell)
+        for about, cell in claim.grid("smoke")
+    ]
+    monkeypatch.setattr(claim, "grid", lambda _: cells)
+    table = claim.measure(smoke("noisy_line").rows, "smoke")
+    ledger = results.ledger(claim.judge(table))
     untested = ledger[ledger.verdict == "not tested"]
-    assert len(untested) == 2
+    # Line and floor, on the family (c) and on digits.
+    assert len(untested) == 4
     assert untested.part.str.contains("FO-MAML").all()
     assert (untested.note == "conditions violated: alpha, alpha (derived)").all()
     with plotting.style():
-        titles = [" ".join(axis.get_title().split()) for axis in noisy_line.draw(table).axes]
-    assert titles == ["MAML", "FO-MAML, conditions violated: alpha, alpha (derived)", "HF-MAML"]
+        titles = [" ".join(axis.get_title().split()) for axis in claim.draw(table).axes]
+    said = ", conditions violated: alpha, alpha (derived)"
+    assert titles[:3] == ["MAML", f"FO-MAML{said}", "HF-MAML"]
+    assert titles[3:] == ["MAML, digits", f"FO-MAML, digits{said}", "HF-MAML, digits"]
 
 
 def test_pipeline_recomputes_nothing(results_here, capsys):
