@@ -43,19 +43,6 @@ def floor_statement(theorem: Theorem) -> str:
     )
 
 
-def worst(value: ArrayLike, error: ArrayLike, bound: ArrayLike = 1.0, z: float = 5.0) -> Interval:
-    """value / bound with z standard errors to both sides, of the entry whose upper end is the largest."""
-    ratio, half = (
-        np.asarray(x, float) / np.asarray(bound, float) for x in (value, z * np.asarray(error, float))
-    )
-    upper = ratio + half
-    if upper.size == 0:
-        return Interval(np.nan, np.nan, np.nan, 0)
-    # argmax takes nan first.
-    j = int(np.argmax(upper))
-    return Interval(float(ratio[j]), float(ratio[j] - half[j]), float(upper[j]), upper.size)
-
-
 FAMILY_WISE = 1e-3
 """chance that any of a claim's sampled intervals misses, all of them together."""
 SHARP = 1.25
@@ -162,10 +149,7 @@ class Rows:
         row = self._row(part, statement, value, bound, slack, bool(value.high <= bound), also, note, about)
         if start is not None and start <= bound:
             return _still(row, f"it starts at {start:.3g}, within the bound {bound:.3g}")
-        if row.verdict == "holds" and sharper is not None and sharper < bound:
-            told = f"proved: {sharper:.4g}" + (f"; {row.note}" if row.note else "")
-            return replace(row, verdict="holds, not sharp", note=told)
-        return _sharp(row, companion)
+        return _sharp(row, sharper if sharper is not None and sharper < bound else None, companion)
 
     def at_least(
         self,
@@ -175,6 +159,7 @@ class Rows:
         bound: float,
         *,
         start: float | None = None,
+        sharper: float | None = None,
         companion: str = "",
         also: bool = True,
         note: str = "",
@@ -186,7 +171,7 @@ class Rows:
         row = self._row(part, statement, value, bound, value.low / bound, holds, also, note, about)
         if start is not None and start >= bound:
             return _still(row, f"it starts at {start:.3g}, beyond the bound {bound:.3g}")
-        return _sharp(row, companion)
+        return _sharp(row, sharper if sharper is not None and sharper > bound else None, companion)
 
     def within(
         self,
@@ -295,102 +280,17 @@ def _still(row: LedgerRow, why: str) -> LedgerRow:
     return replace(row, verdict="not tested", note=told)
 
 
-def _sharp(row: LedgerRow, companion: str) -> LedgerRow:
-    """Whether a bound that holds is near to what is measured, or attained by `companion`."""
-    if row.verdict != "holds" or row.slack <= SHARP:
+def _sharp(row: LedgerRow, sharper: float | None, companion: str) -> LedgerRow:
+    """Whether a better bound is proved, and if not, whether this one is near to what is measured, or attained
+    by `companion`."""
+    if row.verdict != "holds":
         return row
-    if companion:
-        return replace(row, companion=companion)
-    return replace(row, verdict="holds, not sharp")
-
-
-def at_least(
-    claim: str,
-    part: str,
-    statement: str,
-    place: Place,
-    source: str,
-    measured: Interval | float,
-    bound: float,
-    *,
-    also: bool = True,
-    note: str = "",
-) -> LedgerRow:
-    """Holds if the lower end of the interval is at least `bound` > 0, and whatever `also` says is true."""
-    value = _interval(measured)
-    holds = np.isfinite(value.high) and value.low >= bound and also
-    about = (claim, part, statement, place, source)
-    return _row(about, value, bound, value.low / bound, "holds" if holds else "fails as stated", also, note)
-
-
-def at_most(
-    claim: str,
-    part: str,
-    statement: str,
-    place: Place,
-    source: str,
-    measured: Interval | float,
-    bound: float,
-    *,
-    also: bool = True,
-    sharp: bool = True,
-    note: str = "",
-) -> LedgerRow:
-    """Holds if the upper end of the interval is at most `bound`, and whatever `also` says is true.
-
-    A value that is not finite never holds. `sharp=False` marks a bound that holds and could be smaller.
-    """
-    value = _interval(measured)
-    holds = np.isfinite(value.high) and value.high <= bound and also
-    verdict: Verdict = "fails as stated"
-    if holds:
-        verdict = "holds" if sharp else "holds, not sharp"
-    slack = np.inf if value.high <= 0 else bound / value.high
-    about = (claim, part, statement, place, source)
-    return _row(about, value, bound, slack, verdict, also, note)
-
-
-def within(
-    claim: str,
-    part: str,
-    statement: str,
-    place: Place,
-    source: str,
-    measured: Interval | float,
-    expected: float,
-    tolerance: float,
-    *,
-    also: bool = True,
-    note: str = "",
-) -> LedgerRow:
-    """Holds if the whole interval lies within `tolerance` of what is expected, and `also` is true."""
-    value = _interval(measured)
-    distance = max(abs(value.low - expected), abs(value.high - expected))
-    holds = np.isfinite(distance) and distance <= tolerance and also
-    about = (claim, part, statement, place, source)
-    slack = tolerance / distance if distance != 0 else np.inf
-    told = f"expected {expected:.4g} to within {tolerance:.2g}" + (f"; {note}" if note else "")
-    return _row(about, value, expected, slack, "holds" if holds else "fails as stated", also, told)
-
-
-def untested(claim: str, part: str, statement: str, place: Place, source: str, reason: str) -> LedgerRow:
-    """A claim that these numbers say nothing about, with the reason."""
-    nan = float("nan")
-    return LedgerRow(claim, part, statement, place, source, nan, nan, nan, nan, nan, "not tested", reason)
-
-
-def _row(
-    about: tuple[str, str, str, Place, str],
-    value: Interval,
-    bound: float,
-    slack: float,
-    verdict: Verdict,
-    also: bool,
-    note: str,
-) -> LedgerRow:
-    """The row, which says so where a condition beside the number is violated."""
-    told = note if also else f"a condition of this row is violated; {note}"
-    return LedgerRow(*about, value.mean, value.low, value.high, float(bound), float(slack), verdict, told)
+    if sharper is not None:
+        told = f"proved: {sharper:.4g}" + (f"; {row.note}" if row.note else "")
+        return replace(row, verdict="holds, not sharp", note=told)
+    if row.slack <= SHARP:
+        return row
+    return replace(row, companion=companion) if companion else replace(row, verdict="holds, not sharp")
 
 
 def _interval(measured: Interval | float) -> Interval:

@@ -35,7 +35,8 @@ HUGE = 1e50
 
 Outcome = Literal["turned", "holds", "unchanged", "void"]
 """of a row that holds for the right method: it does not hold for the wrong one; it does, with another number;
-the number is the same, for the row is not about what is wrong; the run diverged, which counts for nothing."""
+the number is the same, for the row is not about what is wrong; the run diverged, or theory refuses its numbers:
+that counts for nothing."""
 Change = Callable[[Any], Any]
 
 
@@ -200,10 +201,7 @@ def outcomes(claim: Claim, folder: pathlib.Path) -> pd.DataFrame:
         first = j * len(sound)
         part = rows[(rows.cell >= first) & (rows.cell < first + len(sound))]
         part = part.assign(cell=part.cell - first).reset_index(drop=True)
-        with warnings.catch_warnings():
-            # Wrong runs divide by zero and overflow.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            judged[name] = {r.part: r for r in claim.judge(_stored(claim.measure(part, SCALE)))}
+        judged[name] = _judged(claim, part)
     found = []
     for name in list(grids)[1:]:
         for part, right in judged[""].items():
@@ -214,6 +212,18 @@ def outcomes(claim: Claim, folder: pathlib.Path) -> pd.DataFrame:
                 found.append({"part": part, "wrong": name, "outcome": outcome, "measured": value})
     columns = ["part", "wrong", "outcome", "measured"]
     return pd.DataFrame(found, columns=columns)
+
+
+def _judged(claim: Claim, rows: pd.DataFrame) -> dict[str, results.LedgerRow]:
+    """The rows of the ledger by part; none if theory refuses what was measured."""
+    with warnings.catch_warnings():
+        # Wrong runs divide by zero and overflow.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            return {r.part: r for r in claim.judge(_stored(claim.measure(rows, SCALE)))}
+        except ValueError as error:
+            print(f"{claim.name}: {error}")
+            return {}
 
 
 def _stored(table: pd.DataFrame) -> pd.DataFrame:

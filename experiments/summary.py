@@ -31,7 +31,8 @@ def _column(estimator: str, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     line = np.interp(np.log(epsilon), *_ascending(run))
     steps = f"{reached.step.iloc[0]:.0f} steps" if len(reached) else "not reached"
     bound = f"at most {np.exp(line):.2g}" if np.isfinite(line) else "no bound: below the floor of the line"
-    level = tables["noisy_line"][tables["noisy_line"].estimator == estimator].iloc[-1]
+    noisy = tables["noisy_line"]
+    level = noisy[(noisy.estimator == estimator) & (noisy.family == "cosine")].iloc[-1]
     equivalents = operations.gradient_equivalents(tables["operations"])
     samples = tables["samples"][tables["samples"].rule == "summarised floor"]
     order = statistics.slope(*(samples[samples.epsilon < 0.1][c] for c in ("epsilon", "samples"))).mean

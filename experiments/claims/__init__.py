@@ -37,16 +37,7 @@ def claims() -> "dict[str, Claim]":
 def get(name: str) -> "Claim":
     """The claim of that name; ValueError with the known names and the nearest one."""
     module = importlib.import_module(f"{__name__}.{_known(name)}")
-    if hasattr(module, "claim"):
-        return module.claim  # type: ignore[no-any-return]
-    # Not declared yet: the functions of a module, by their names.
-    from experiments.claim import Claim
-
-    found = Claim("", module.TITLE)
-    found.module = module.__name__
-    found.grid, found.measure = module.grid, module.measure  # type: ignore[method-assign]
-    found.judge, found.draw = module.judge, module.figure  # type: ignore[method-assign]
-    return found
+    return module.claim  # type: ignore[no-any-return]
 
 
 def select(experiment: str) -> list[str]:
@@ -81,8 +72,6 @@ def _known(name: str) -> str:
 def _title(path: pathlib.Path) -> str:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         match node:
-            case ast.Assign(targets=[ast.Name("TITLE")], value=ast.Constant(str(title))):
-                return title
             case ast.Assign(
                 targets=[ast.Name("claim")],
                 value=ast.Call(func=ast.Name("Claim"), args=[ast.Constant(), ast.Constant(str(title))]),

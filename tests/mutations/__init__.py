@@ -47,6 +47,7 @@ MUTATIONS = {
         (
             "objective_gap",
             "smoothness",
+            "strongly_convex",
         ),
     ),
     "D_in and D_o swapped": Mutation(
@@ -120,7 +121,7 @@ MUTATIONS = {
         "jaxmaml/tasks/finite_data.py",
         POOLS,
         POOLS.replace("values =", "values = 4 *"),
-        ("real_data",),
+        ("assumptions_real_data", "step_moments"),
     ),
     "ascent": Mutation(
         "experiments/run.py",
@@ -136,7 +137,8 @@ MUTATIONS = {
             "batch_floor",
             "samples",
             "inner_batch",
-            "real_data",
+            "hf_starts",
+            "fo_floor_real_data",
             "one_step",
         ),
     ),

@@ -71,9 +71,10 @@ def test_the_path_is_where_the_files_are_looked_for():
 
 
 def test_claim_goes_on_without_the_files(monkeypatch):
-    from experiments.claims import assumptions_real_data, real_data
+    from experiments import claims
+    from experiments.claims import _real_data
 
     monkeypatch.setenv(fashion_mnist.VARIABLE, "/nowhere")
-    assert {labels["data"] for labels, _ in real_data.grid("default")} == {"digits"}
-    assert "dataset-fashion-mnist" in real_data._absence("default")
-    assert {labels["data"] for labels, _ in assumptions_real_data.claim.grid("default")} == {"digits"}
+    assert "dataset-fashion-mnist" in _real_data.absence("default")
+    for name in ("assumptions_real_data", "fo_floor_real_data"):
+        assert {labels["data"] for labels, _ in claims.get(name).grid("default")} == {"digits"}
