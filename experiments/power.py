@@ -35,8 +35,8 @@ HUGE = 1e50
 
 Outcome = Literal["turned", "holds", "unchanged", "void"]
 """of a row that holds for the right method: it does not hold for the wrong one; it does, with another number;
-the number is the same, for the row is not about what is wrong; the run diverged, or theory refuses its numbers:
-that counts for nothing."""
+the number is the same, for the row is not about what is wrong; the run diverged, or theory refuses its
+numbers: that counts for nothing."""
 Change = Callable[[Any], Any]
 
 
@@ -81,9 +81,11 @@ def _delta(cell: Any) -> dict[str, Any]:
 
 def _times(name: str, factor: float) -> Change:
     def change(cell: Any) -> Any:
-        if not hasattr(cell, name):
+        value = getattr(cell, name, None)
+        # A search has a range of rates in the place of one.
+        if value is None or isinstance(value, tuple):
             return cell
-        return _changed(cell, **{name: factor * getattr(cell, name)})
+        return _changed(cell, **{name: factor * value})
 
     return change
 
@@ -118,7 +120,9 @@ def _exact(name: str) -> Change:
         return {name: None} if sizes.get(name) is not None else {}
 
     def change(cell: Any) -> Any:
-        return _sizes(edit)(cell) if hasattr(cell, "sizes") else cell
+        # FO-MAML has no Hessian, whose batch could be wrong.
+        absent = name == "D_h" and getattr(cell, "estimator", "") == "fo_maml"
+        return _sizes(edit)(cell) if hasattr(cell, "sizes") and not absent else cell
 
     return change
 
