@@ -240,9 +240,15 @@ def _stored(table: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(text)
 
 
+def diverged(row: results.LedgerRow) -> bool:
+    """Whether a row does not hold because its number is not finite, or huge."""
+    sound = math.isfinite(row.measured) and abs(row.measured) <= HUGE
+    return row.verdict == "fails as stated" and not sound
+
+
 def _outcome(right: results.LedgerRow, wrong: results.LedgerRow) -> Outcome:
-    if not math.isfinite(wrong.measured) or abs(wrong.measured) > HUGE:
-        return "holds" if wrong.verdict.startswith("holds") else "void"
+    if diverged(wrong):
+        return "void"
     if not wrong.verdict.startswith("holds"):
         return "turned"
     if math.isclose(wrong.measured, right.measured, rel_tol=1e-6, abs_tol=1e-12):

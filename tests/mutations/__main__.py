@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 
 import mutations
-from experiments import claims
+from experiments import claims, power
 
 WORKERS = 2
 
@@ -40,8 +40,10 @@ def main() -> int:
     table.to_csv(mutations.FLIPPED, index=False)
     print(table.groupby("mutation", sort=False).size().to_string())
     tested = {part for part, verdict in sound.items() if verdict != "not tested"}
-    missing = sorted(tested - set(table.part))
-    print(f"{len(sound)} rows, {len(missing)} of them turned by no mutation: {missing}")
+    methods = pd.read_csv(power.TABLE)
+    known = {*table.part, *methods.part[methods.outcome.isin(["turned", "holds"])]}
+    missing = sorted(tested - known)
+    print(f"{len(sound)} rows, {len(missing)} of them of unknown power: {missing}")
     return bool(missing)
 
 

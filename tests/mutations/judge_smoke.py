@@ -9,21 +9,22 @@ import warnings
 
 import pandas as pd
 
-from experiments import claims, sweep
+from experiments import claims, power, sweep
 from jaxmaml import storage
 
 settings.configure()
 
 name = sys.argv[1]
-module = claims.get(name)
+claim = claims.get(name)
 with warnings.catch_warnings():
     # Broken code divides by zero and overflows.
     warnings.simplefilter("ignore", RuntimeWarning)
     try:
-        rows, _ = sweep.sweep(module.grid("smoke"), pathlib.Path("raw"), quiet=True)
+        rows, _ = sweep.sweep(claim.grid("smoke"), pathlib.Path("raw"), quiet=True)
         path = pathlib.Path(f"{name}.csv")
-        storage.write_table(path, module.measure(rows, "smoke"))
-        verdicts = {row.part: row.verdict for row in module.judge(pd.read_csv(path))}
+        storage.write_table(path, claim.measure(rows, "smoke"))
+        judged = claim.judge(pd.read_csv(path))
+        verdicts = {row.part: "void" if power.diverged(row) else row.verdict for row in judged}
     except Exception as error:
         verdicts = {f"({name})": f"error: {type(error).__name__}: {error}"}
 print(json.dumps(verdicts))
