@@ -4,8 +4,8 @@
 whose verdict it turned at smoke scale, with that verdict; tests/experiments/test_mutations.py breaks the code
 again. A number that is not finite, or huge, turns nothing: a run that diverges tells no mistake from another.
 Wrong methods are no mutations of code, but of cells: `experiments.power`. Every row of the ledger is turned
-here or there, or named there with the wrong methods that pass it. The column `sources` identifies the code that
-a row was recorded with. To renew it after a change of claims: make mutations
+here or there, or named there with the wrong methods that pass it. The column `sources` identifies the code
+that a row was recorded with. To renew it after a change of claims: make mutations
 """
 
 import json
