@@ -20,7 +20,7 @@ from jaxmaml.types import BatchSizes
 LAMBDA = 1 / 10
 START = (3.0, 3.0, 3.0, 40.0)
 """w_0, far out along the largest eigenvalue, where it is forgotten first: the floors lie below the gradient there."""
-SEEDS = {"smoke": 32, "default": 256, "full": 1024}
+SEEDS = {"smoke": 32, "default": 96, "full": 1024}
 STEPS = {"smoke": 2000, "default": 4000, "full": 10_000}
 METHODS = ("maml", "fo_maml", "hf_maml")
 SERIES = (
