@@ -60,12 +60,13 @@ def _deep(change: Change) -> Change:
 
 def _estimator(old: str, new: str) -> Change:
     def change(cell: Any) -> Any:
-        if getattr(cell, "estimator", "") != old:
+        # A search has no arguments: it is about the theorem of its method, not a run of it.
+        if getattr(cell, "estimator", "") != old or not hasattr(cell, "arguments"):
             return cell
         delta = _delta(cell) if "delta" in inspect.signature(estimators.get(new)).parameters else {}
         if isinstance(cell, Run):
             return _changed(cell, estimator=new, arguments=delta)
-        own = dict(getattr(cell, "arguments", {}))
+        own = dict(cell.arguments)
         if "arguments" in own:
             own["arguments"] = delta
         return _changed(cell, estimator=new, arguments=own)
