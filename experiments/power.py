@@ -23,6 +23,7 @@ import pandas as pd
 from experiments import claims, results, sweep
 from experiments.claim import Claim
 from experiments.run import Run
+from experiments.search import Search
 from jaxmaml import estimators, storage
 from jaxmaml.estimators.hf_maml import ArcDelta, theorem_delta
 from jaxmaml.types import Episode
@@ -47,9 +48,11 @@ _changed: Callable[..., Any] = dataclasses.replace
 
 
 def _deep(change: Change) -> Change:
-    """The change of a cell, or of the run in it."""
+    """The change of a cell, or of the run in it; a search is about a theorem, not a run of its method."""
 
     def changed(cell: Any) -> Any:
+        if isinstance(cell, Search):
+            return cell
         inner = getattr(cell, "run", None)
         if dataclasses.is_dataclass(inner):
             return _changed(cell, run=changed(inner))
@@ -60,8 +63,7 @@ def _deep(change: Change) -> Change:
 
 def _estimator(old: str, new: str) -> Change:
     def change(cell: Any) -> Any:
-        # A search has no arguments: it is about the theorem of its method, not a run of it.
-        if getattr(cell, "estimator", "") != old or not hasattr(cell, "arguments"):
+        if getattr(cell, "estimator", "") != old:
             return cell
         delta = _delta(cell) if "delta" in inspect.signature(estimators.get(new)).parameters else {}
         if isinstance(cell, Run):
@@ -82,11 +84,9 @@ def _delta(cell: Any) -> dict[str, Any]:
 
 def _times(name: str, factor: float) -> Change:
     def change(cell: Any) -> Any:
-        value = getattr(cell, name, None)
-        # A search has a range of rates in the place of one.
-        if value is None or isinstance(value, tuple):
+        if not hasattr(cell, name):
             return cell
-        return _changed(cell, **{name: factor * value})
+        return _changed(cell, **{name: factor * getattr(cell, name)})
 
     return change
 
