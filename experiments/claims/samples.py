@@ -50,7 +50,7 @@ FEWER = {
     "second-order bias": r"a quarter of $D_{in}$ makes the bias 4 times as large, and with it $E\|\nabla F\|^2$ larger",
 }
 ASYMPTOTIC = (1e-2, 1e-3, 1e-4)
-SEEDS = {"smoke": 48, "default": 96, "full": 512}
+SEEDS = {"smoke": 128, "default": 192, "full": 512}
 EARLY, STEPS = 100, 3000
 RECORD = (0, EARLY, *range(STEPS // 2, STEPS + 1, 30))
 FAR = {"summarised floor": 10.0, "second-order bias": 1.25}

@@ -104,7 +104,8 @@ class TestEveryClaim:
                 expected = EXCEPTIONS.get(row.part, "holds")
                 assert row.verdict.startswith(expected), f"{row.part}: {row.note}"
                 assert row.low <= row.measured <= row.high
-                assert row.part in KNOWN, f"{row.part}: of unknown power; make mutations renews the lists"
+                if row.verdict == "holds":
+                    assert row.part in KNOWN, f"{row.part}: of unknown power; make mutations renews the lists"
 
     def test_one_trace_a_program(self, name, smoke):
         assert smoke(name).report.programs == len(
@@ -155,7 +156,7 @@ def test_counterexample_turns(smoke):
     table = smoke("hf_floor").table
     stated = table.rule == "theorem"
     exact = table.assign(grad_norm=table.grad_norm.where(~stated, 1e-13))
-    judge = hf_floor.claim.judge
+    judge = hf_floor.judge
     assert judge(table)[0].verdict == "fails as stated"
     assert judge(exact)[0].verdict.startswith("holds")
     assert judge(table.assign(direction_norm=1.0))[0].verdict == "not tested"

@@ -33,6 +33,9 @@ class Mutation(NamedTuple):
 
 NOISE = "draws = draws / jnp.sqrt(dim * sizes)[..., None, None]"
 WAVE = "wave = self.a * jnp.sum(cos(self.omega * w + task.phases))"
+PRODUCT = "return jax.jvp(lambda w: jax.grad(loss)(tree.combine(w, still), batch), (moving,), (vector,))[1]"
+FORMED = "hessian = jax.hessian(lambda w: loss(unravel(w), batch))(flat)"
+SCORES = "scores = jnp.asarray(batch.x) @ weights"
 POOLS = "values = LOSSES[self.kind].value(scores, jnp.asarray(batch.y), self.scale)"
 
 MUTATIONS = {
@@ -123,7 +126,7 @@ MUTATIONS = {
         "jaxmaml/tasks/finite_data.py",
         POOLS,
         POOLS.replace("values =", "values = 4 *"),
-        ("assumptions_real_data", "step_moments"),
+        ("assumptions_real_data", "step_moments", "assumptions"),
     ),
     "no inner step": Mutation(
         "jaxmaml/inner.py",
@@ -171,6 +174,46 @@ MUTATIONS = {
             "worst_comparison",
             "worst_points",
         ),
+    ),
+    "a product takes one gradient more": Mutation(
+        "jaxmaml/hvp.py",
+        PRODUCT,
+        PRODUCT.replace("return ", "product = ")
+        + """
+    more = jax.grad(lambda w: loss(tree.combine(w, still), batch))(moving)
+    return jax.tree.map(lambda p, g: p + 0 * g, product, more)""",
+        ("operations",),
+    ),
+    "a difference takes one gradient more": Mutation(
+        "jaxmaml/hvp.py",
+        "    factor = jnp.where(zero, 0.0, safe / (2 * arc))",
+        "    ahead = jax.tree.map(lambda a, g: a + 0 * g, ahead, jax.grad(loss)(params, batch))\n"
+        "    factor = jnp.where(zero, 0.0, safe / (2 * arc))",
+        ("operations",),
+    ),
+    "FO-MAML takes one gradient more": Mutation(
+        "jaxmaml/estimators/fo_maml.py",
+        "return descend(hvp.none, loss,",
+        "return descend(hvp.none, lambda p, b: loss(p, b) + 0 * loss(p, b),",
+        ("operations",),
+    ),
+    "Hessian formed twice": Mutation(
+        "jaxmaml/hvp.py",
+        FORMED,
+        FORMED + "\n    hessian += 0 * jax.hessian(lambda w: loss(unravel(2 * w), batch))(flat)",
+        ("operations",),
+    ),
+    "scores computed twice": Mutation(
+        "jaxmaml/tasks/finite_data.py",
+        SCORES,
+        SCORES + " + 0 * (jnp.asarray(batch.x) @ (2 * weights))",
+        ("operations",),
+    ),
+    "Hessians of quadratics that differ": Mutation(
+        "jaxmaml/tasks/shared_quadratic.py",
+        "jnp.square(w - task.centers))",
+        "(1 + 0.1 * task.centers) * jnp.square(w - task.centers))",
+        ("fo_floor",),
     ),
     "last task never drawn": Mutation(
         "experiments/run.py",
