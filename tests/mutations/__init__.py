@@ -33,7 +33,10 @@ class Mutation(NamedTuple):
 
 NOISE = "draws = draws / jnp.sqrt(dim * sizes)[..., None, None]"
 WAVE = "wave = self.a * jnp.sum(cos(self.omega * w + task.phases))"
-PRODUCT = "return jax.jvp(lambda w: jax.grad(loss)(tree.combine(w, still), batch), (moving,), (vector,))[1]"
+COSTLY = (
+    "lambda f, w, u, b: hvp.jax.tree.map("
+    "lambda p, g: p + 0 * g, hvp.exact(f, w, u, b), hvp.jax.grad(f)(w, b))"
+)
 FORMED = "hessian = jax.hessian(lambda w: loss(unravel(w), batch))(flat)"
 SCORES = "scores = jnp.asarray(batch.x) @ weights"
 POOLS = "values = LOSSES[self.kind].value(scores, jnp.asarray(batch.y), self.scale)"
@@ -175,13 +178,16 @@ MUTATIONS = {
             "worst_points",
         ),
     ),
-    "a product takes one gradient more": Mutation(
-        "jaxmaml/hvp.py",
-        PRODUCT,
-        PRODUCT.replace("return ", "product = ")
-        + """
-    more = jax.grad(lambda w: loss(tree.combine(w, still), batch))(moving)
-    return jax.tree.map(lambda p, g: p + 0 * g, product, more)""",
+    "MAML takes one gradient more": Mutation(
+        "jaxmaml/estimators/maml.py",
+        "return descend(hvp.exact,",
+        f"return descend({COSTLY},",
+        ("operations",),
+    ),
+    "MAML on one batch takes one gradient more": Mutation(
+        "jaxmaml/estimators/maml_same_batch.py",
+        "return descend(hvp.exact,",
+        f"return descend({COSTLY},",
         ("operations",),
     ),
     "a difference takes one gradient more": Mutation(
