@@ -36,6 +36,6 @@ def test_recorded_mutations_are_those_that_run():
 
 
 def test_piece_to_break_occurs_once(tmp_path):
-    gone = mutations.MUTATIONS["ascent"]._replace(old="no such line")
-    with pytest.raises(ValueError, match="occurs 0 times in experiments/run.py"):
+    gone = mutations.MUTATIONS["no inner step"]._replace(old="no such line")
+    with pytest.raises(ValueError, match="occurs 0 times in jaxmaml/inner.py"):
         mutations.judge(gone, tmp_path / "sources", "operations")
