@@ -152,7 +152,8 @@ def test_smallest_batches_against_all_of_them(name, sigma_tilde, epsilon, smalle
         return theorem.iterations(smaller, gap, known, alpha, sizes(*box)) * one_step(*box)
 
     def assert_inside(plan):
-        assert 20 < plan.B < 84
+        # Fewer than 20 tasks are in no theorem.
+        assert 20 <= plan.B < 84
         assert plan.D_o < 19
         assert plan.D_in < 44
 
