@@ -1,20 +1,22 @@
 """A claim, declared: what is run, what is measured of it, the rows of the ledger that follow, a figure.
 
-claim = Claim("E10", "the tasks' gradients against the gradient of F", place="MAML theorem")
+    claim = Claim("E10", "the tasks' gradients against the gradient of F", place="MAML theorem")
 
-@claim.cells
-def cells(scale):                 # yields (labels, cell); labels become columns
-@claim.per("family", "lam")
-def measured(part, cell):         # rows of the sweep that share these labels, and their first cell
-@claim.rows
-def rows(table, row):             # yields row.at_most(...), row.within(...), ...
-@claim.figure
-def figure(table):                # draws the table
+    @claim.cells
+    def cells(scale):                 # yields (labels, cell); labels become columns
+    @claim.per("family", "lam")
+    def measured(part, cell):         # rows of the sweep that share these labels, and their first cell
+    @claim.rows
+    def rows(table, row):             # yields row.at_most(...), row.within(...), ...
+    @claim.figure
+    def figure(table):                # draws the table
+
+The docstring of the module is the statement; `experiments.claims` finds the file.
 """
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -26,6 +28,8 @@ from experiments.judging import Rows
 from experiments.results import LedgerRow, Place
 
 F = TypeVar("F", bound=Callable[..., Any])
+Swept = Sequence[tuple[Mapping[str, Any], Any]]
+"""(labels, cell) pairs that were swept."""
 
 
 class Claim:
@@ -44,7 +48,7 @@ class Claim:
         self.number, self.title, self.place, self.source = number, title, place, source
         self.module: str = sys._getframe(1).f_globals["__name__"]
         self._cells: Callable[[str], Iterable[tuple[dict[str, Any], Any]]]
-        self._table: Callable[[pd.DataFrame, Cells], pd.DataFrame]
+        self._table: Callable[[pd.DataFrame, Swept], pd.DataFrame]
         self._rows: Callable[[pd.DataFrame, Rows], Iterable[LedgerRow]]
         self._figure: Callable[[pd.DataFrame], Figure]
 
@@ -101,9 +105,9 @@ class Claim:
     def grid(self, scale: str) -> Cells:
         return list(self._cells(scale))
 
-    def measure(self, rows: pd.DataFrame, scale: str) -> pd.DataFrame:
-        """The small table that is committed."""
-        return self._table(rows, self.grid(scale))
+    def measure(self, rows: pd.DataFrame, cells: Swept) -> pd.DataFrame:
+        """The small table that is committed, of the rows of the sweep of these cells, a `grid`."""
+        return self._table(rows, cells)
 
     def judge(self, table: pd.DataFrame) -> list[LedgerRow]:
         """The verdicts, computed from the table alone.
@@ -120,8 +124,8 @@ class Claim:
 
 def _grouped(
     labels: tuple[str, ...], function: Callable[[pd.DataFrame, Any], Any]
-) -> Callable[[pd.DataFrame, Cells], pd.DataFrame]:
-    def table(rows: pd.DataFrame, cells: Cells) -> pd.DataFrame:
+) -> Callable[[pd.DataFrame, Swept], pd.DataFrame]:
+    def table(rows: pd.DataFrame, cells: Swept) -> pd.DataFrame:
         frames = []
         for values, part in rows.groupby(list(labels), sort=False, dropna=False):
             found = function(part, cells[int(part.cell.iloc[0])][1])

@@ -51,7 +51,7 @@ def run(scale: str, selected: Sequence[Claim], chunk_cells: int | None = None) -
         rows, report = prepared.run()
         if done:
             continue
-        table = claim.measure(rows, scale)
+        table = claim.measure(rows, prepared.labelled)
         storage.write_table(table_path, table)
         verdicts = results.ledger(claim.judge(pd.read_csv(table_path)))
         storage.write_table(verdict_path, verdicts)

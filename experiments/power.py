@@ -21,6 +21,7 @@ import jax
 import pandas as pd
 
 from experiments import claims, results, sweep
+from experiments.cells import Cells
 from experiments.claim import Claim
 from experiments.run import Run
 from experiments.search import Search
@@ -116,7 +117,6 @@ def _swapped(sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exact(name: str) -> Change:
-    # Entries of `arguments` are numbers: as many samples as leave no noise.
     def edit(sizes: dict[str, Any]) -> dict[str, Any]:
         return {name: None} if sizes.get(name) is not None else {}
 
@@ -206,7 +206,7 @@ def outcomes(claim: Claim, folder: pathlib.Path) -> pd.DataFrame:
         first = j * len(sound)
         part = rows[(rows.cell >= first) & (rows.cell < first + len(sound))]
         part = part.assign(cell=part.cell - first).reset_index(drop=True)
-        judged[name] = _judged(claim, part)
+        judged[name] = _judged(claim, part, sound)
     found = []
     for name in list(grids)[1:]:
         for part, right in judged[""].items():
@@ -219,13 +219,13 @@ def outcomes(claim: Claim, folder: pathlib.Path) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns)
 
 
-def _judged(claim: Claim, rows: pd.DataFrame) -> dict[str, results.LedgerRow]:
+def _judged(claim: Claim, rows: pd.DataFrame, cells: Cells) -> dict[str, results.LedgerRow]:
     """The rows of the ledger by part; none if theory refuses what was measured."""
     with warnings.catch_warnings():
         # Wrong runs divide by zero and overflow.
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
-            return {r.part: r for r in claim.judge(_stored(claim.measure(rows, SCALE)))}
+            return {r.part: r for r in claim.judge(_stored(claim.measure(rows, cells)))}
         except ValueError as error:
             print(f"{claim.name}: {error}")
             return {}

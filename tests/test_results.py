@@ -295,7 +295,7 @@ class TestIntervals:
             return {"cell_was": cell, "sum": part.value.sum()}
 
         rows = pd.DataFrame({"cell": [0, 0, 1], "a": ["x", "x", "y"], "value": [1.0, 2.0, 4.0]})
-        table = claim.measure(rows, "smoke")
+        table = claim.measure(rows, claim.grid("smoke"))
         assert table.to_dict("list") == {"a": ["x", "y"], "cell_was": [10, 20], "sum": [3.0, 4.0]}
 
 

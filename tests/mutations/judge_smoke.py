@@ -20,9 +20,10 @@ with warnings.catch_warnings():
     # Broken code divides by zero and overflows.
     warnings.simplefilter("ignore", RuntimeWarning)
     try:
-        rows, _ = sweep.sweep(claim.grid("smoke"), pathlib.Path("raw"), quiet=True)
+        labelled = claim.grid("smoke")
+        rows, _ = sweep.sweep(labelled, pathlib.Path("raw"), quiet=True)
         path = pathlib.Path(f"{name}.csv")
-        storage.write_table(path, claim.measure(rows, "smoke"))
+        storage.write_table(path, claim.measure(rows, labelled))
         judged = claim.judge(pd.read_csv(path))
         verdicts = {row.part: "void" if power.diverged(row) else row.verdict for row in judged}
     except Exception as error:
