@@ -38,7 +38,7 @@ def draw(where: pathlib.Path) -> list[pathlib.Path]:
         ):
             plotting.save(figure, [where / f"{name}.{kind}" for kind in ("svg", "pdf")])
             made.append(where / f"{name}.svg")
-    storage.write_atomically(where / "table.md", table(tables["summary"], tables["theory"]).encode())
+    storage.write(where / "table.md", table(tables["summary"], tables["theory"]).encode())
     return [*made, where / "table.md"]
 
 

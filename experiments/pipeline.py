@@ -113,7 +113,7 @@ def report(scale: str) -> None:
         # A norm's bars would end the cell.
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         print(f"{row.claim:4s} {row.verdict:18s} {row.part}")
-    storage.write_atomically(where / "report.md", ("\n".join(lines) + "\n").encode())
+    storage.write(where / "report.md", ("\n".join(lines) + "\n").encode())
     print(f"{len(ledger)} rows in {where / 'claims.csv'} and {where / 'report.md'}")
     if set(summary.NEEDED) <= set(claims.names()):
         summary.write(where)
@@ -147,7 +147,7 @@ def _record(where: pathlib.Path, name: str, scale: str, report: object) -> None:
     manifest = {"scale": scale, **storage.environment(), "claims": manifest["claims"]}
     if timing["reused"] < timing["cells"] or name not in manifest["claims"]:
         manifest["claims"][name] = timing
-    storage.write_atomically(path, (json.dumps(manifest, indent=1) + "\n").encode())
+    storage.write(path, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def _code(claim: Claim) -> str:
@@ -175,4 +175,4 @@ def _done(name: str, step: str, scale: str, stamp: str, files: Sequence[pathlib.
 
 
 def _stamp(name: str, step: str, scale: str, stamp: str, files: Sequence[pathlib.Path]) -> None:
-    storage.write_atomically(_stamp_path(name, step, scale), (stamp + _outputs(files)).encode())
+    storage.write(_stamp_path(name, step, scale), (stamp + _outputs(files)).encode())

@@ -65,9 +65,9 @@ def write_chunk(
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), sink)
     data = sink.getvalue().to_pybytes()
-    storage.write_atomically(folder / f"{name}.parquet", data)
+    storage.write(folder / f"{name}.parquet", data)
     full = {**manifest, "cells": list(cells), "sha256": hashlib.sha256(data).hexdigest()}
-    storage.write_atomically(folder / f"{name}.json", json.dumps(full, indent=1).encode())
+    storage.write(folder / f"{name}.json", json.dumps(full, indent=1).encode())
 
 
 def read_chunks(folder: pathlib.Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

@@ -62,14 +62,14 @@ class TestChunks:
 
     def test_failed_write_leaves_the_old_file(self, tmp_path, monkeypatch):
         path = tmp_path / "x.csv"
-        storage.write_atomically(path, b"old")
+        storage.write(path, b"old")
 
         def fail(_):
             raise OSError("disk full")
 
         monkeypatch.setattr(storage.os, "fsync", fail)
         with pytest.raises(OSError, match="disk full"):
-            storage.write_atomically(path, b"new and longer")
+            storage.write(path, b"new and longer")
         assert path.read_bytes() == b"old"
 
 

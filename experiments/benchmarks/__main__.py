@@ -42,7 +42,7 @@ def main() -> int:
             )
             return 2
         lines += module.run()
-    storage.write_atomically(where, "\n".join(lines).encode())
+    storage.write(where, "\n".join(lines).encode())
     print("\n".join(lines))
     return 0
 

@@ -439,7 +439,7 @@ def main() -> int:
         hint = "; docs/peers.md says what to install" if isinstance(error, ImportError) else ""
         print(f"error: {error}{hint}", file=sys.stderr)
         return 2
-    storage.write_atomically(pathlib.Path(preset.out or "results") / NAME, "\n".join([*lines, ""]).encode())
+    storage.write(pathlib.Path(preset.out or "results") / NAME, "\n".join([*lines, ""]).encode())
     print("\n".join(lines))
     return 0
 

@@ -147,7 +147,7 @@ def difference_arcs(rho: float, alpha: float, tasks: int, dtype: Any) -> dict[st
 def write(advice: Advice, path: str) -> None:
     """The advice as JSON; numbers that are not finite become null."""
     text = json.dumps(_plain(dataclasses.asdict(advice)), indent=1, allow_nan=False)
-    storage.write_atomically(pathlib.Path(path), (text + "\n").encode())
+    storage.write(pathlib.Path(path), (text + "\n").encode())
 
 
 def _plain(x: Any) -> Any:

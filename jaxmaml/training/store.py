@@ -43,7 +43,7 @@ class Store:
         where.mkdir(parents=True, exist_ok=True)
         configuration = {"preset": dataclasses.asdict(preset), **storage.environment()}
         text = json.dumps(configuration, indent=1) + "\n"
-        storage.write_atomically(where / "config.json", text.encode())
+        storage.write(where / "config.json", text.encode())
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         self.manager = ocp.CheckpointManager((where / "checkpoints").absolute(), options=options)
 
