@@ -1,4 +1,4 @@
-"""Files are whole, sound and one writer's: what is read back is what was written, whoever was killed meanwhile."""
+"""Files are whole, sound and one writer's: what is read back is what was written, whoever was killed."""
 
 import multiprocessing
 import os

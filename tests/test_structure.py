@@ -31,7 +31,7 @@ LAYERS = {
             "_trigonometry",
             "configuration",
         },
-        {"checks", "plotting"},
+        {"checks", "identity", "plotting"},
         {"tree"},
         {"hvp", "data", "models"},
         {"_inner_gradient"},
