@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from experiments.cells import Cells
 from experiments.judging import Rows
 from experiments.results import LedgerRow, Place
+from jaxmaml import identity, plotting
 
 F = TypeVar("F", bound=Callable[..., Any])
 Swept = Sequence[tuple[Mapping[str, Any], Any]]
@@ -101,6 +102,14 @@ class Claim:
         return function
 
     # What they are for
+
+    def code(self) -> dict[str, str]:
+        """Identifies the code from the scale to the verdicts."""
+        return identity.code(type(self), self._cells, self._table, self._rows)
+
+    def drawing(self) -> dict[str, str]:
+        """Identifies the code from the table to the figure."""
+        return identity.code(type(self), self._figure, plotting.style, plotting.save)
 
     def grid(self, scale: str) -> Cells:
         return list(self._cells(scale))

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments import pipeline, results
-from jaxmaml import measure, models, statistics, storage
+from experiments import pipeline
+from jaxmaml import identity, measure, models, statistics, storage
 from jaxmaml.advice import target
 from jaxmaml.data import Distribution
 from jaxmaml.timing import medians
@@ -210,13 +210,10 @@ def trained(label: str, presets: list[Preset], steps: int) -> pd.DataFrame:
     training: the loss on fixed episodes of training tasks; loss, value: on those of test tasks.
     """
     key = json.dumps([[digest_of(preset) for preset in presets], steps], sort_keys=True)
-    networks = sorted((results.LIBRARY / "models").glob("*.py"))
-    ours = (pathlib.Path(problems.__file__), pathlib.Path(__file__))
-    sources = [*results.numerical_sources(), *networks, *ours]
-    code = results.source_digest(*sources)
-    path = pipeline.ROOT / "raw" / "head_to_head" / f"{storage.digest(key, code)[:24]}.csv"
-    if path.exists():
-        return pd.read_csv(path)
+    depends = storage.digest(identity.summary(identity.code(trained)), json.dumps(identity.environment()))
+    path = pipeline.ROOT / "raw" / "head_to_head" / f"{storage.digest(key, depends)[:24]}.csv"
+    if storage.is_sound(path):
+        return storage.read_table(path)
     started = time.perf_counter()
     runs = lanes(presets)
     state, rows = runs.start, []

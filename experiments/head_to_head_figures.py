@@ -28,7 +28,7 @@ def draw(where: pathlib.Path) -> list[pathlib.Path]:
         path = where / f"{name}.csv"
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; make it with: python -m experiments head-to-head")
-        tables[name] = pd.read_csv(path)
+        tables[name] = storage.read_table(path)
     made = []
     with plotting.style():
         for name, figure in (

@@ -1,17 +1,16 @@
 """Claims from cells to ledger: sweep, measure, judge, draw. Nothing that is on disk is done again."""
 
 import collections
-import json
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from experiments import claims, judging, power, results
 from experiments.claim import Claim
-from jaxmaml import storage
+from jaxmaml import identity, storage
 from jaxmaml.names import unknown
 
 if TYPE_CHECKING:
@@ -38,12 +37,13 @@ def select(experiment: str) -> list[Claim]:
 def run(scale: str, selected: Sequence[Claim], chunk_cells: int | None = None) -> None:
     """Sweep, measure and judge; writes tables/<claim>.csv, claims.csv and manifest.json."""
     where = folder(scale)
+    identity.remember()
     for claim, prepared in _prepared(scale, selected, chunk_cells):
         name = claim.name
         print(f"{name}: {claim.title}")
         table_path = where / "tables" / f"{name}.csv"
         verdict_path = where / "verdicts" / f"{name}.csv"
-        stamp = storage.digest(*prepared.keys, _code(claim), scale)
+        stamp = storage.digest(*prepared.keys, identity.summary(claim.code()), scale)
         done = _done(name, "measured", scale, stamp, [table_path, verdict_path])
         if done and not prepared.missing:
             print(f"{len(prepared.keys)} cells: all read from disk, nothing to compute")
@@ -53,7 +53,7 @@ def run(scale: str, selected: Sequence[Claim], chunk_cells: int | None = None) -
             continue
         table = claim.measure(rows, prepared.labelled)
         storage.write_table(table_path, table)
-        verdicts = results.ledger(claim.judge(pd.read_csv(table_path)))
+        verdicts = results.ledger(claim.judge(storage.read_table(table_path)))
         storage.write_table(verdict_path, verdicts)
         _record(where, name, scale, report)
         _stamp(name, "measured", scale, stamp, [table_path, verdict_path])
@@ -67,17 +67,14 @@ def plot(scale: str, selected: Sequence[Claim]) -> None:
     for claim in selected:
         name = claim.name
         table_path = where / "tables" / f"{name}.csv"
-        if not table_path.exists():
-            raise FileNotFoundError(
-                f"{table_path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
-            )
+        table = _made(table_path, scale, name, storage.read_table)
         files = [where / "figures" / f"{name}.{kind}" for kind in ("svg", "pdf")]
-        stamp = storage.digest(table_path.read_bytes(), _code(claim))
+        stamp = storage.digest(storage.read(table_path), identity.summary(claim.drawing()))
         if _done(name, "figure", scale, stamp, files):
             print(f"{name}: figure is up to date")
             continue
         with plotting.style():
-            plotting.save(claim.draw(pd.read_csv(table_path)), files)
+            plotting.save(claim.draw(table), files)
         _stamp(name, "figure", scale, stamp, files)
         print(f"{name}: {files[0]}")
 
@@ -91,13 +88,9 @@ def report(scale: str) -> None:
     frames = []
     for name in claims.names():
         path = where / "verdicts" / f"{name}.csv"
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} is missing; make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
-            )
-        frames.append(results.read_ledger(path).assign(experiment=name))
+        frames.append(_made(path, scale, name, results.read_ledger).assign(experiment=name))
     ledger = pd.concat(frames, ignore_index=True).sort_values(["claim", "part"], kind="stable")
-    passed = power.also_holds_for(pd.read_csv(power.TABLE)) if power.TABLE.exists() else {}
+    passed = power.also_holds_for(storage.read_table(power.TABLE)) if power.TABLE.exists() else {}
     ledger = results.settle(ledger, passed, judging.SHARP)
     storage.write_table(where / "claims.csv", ledger)
     lines = ["# Ledger of claims", "", f"Scale `{scale}`; columns in docs/notation.md.", ""]
@@ -139,24 +132,30 @@ def _prepared(
             prepared.cancel()
 
 
+def _made(
+    path: pathlib.Path, scale: str, name: str, read: Callable[[pathlib.Path], pd.DataFrame]
+) -> pd.DataFrame:
+    """A file of a claim's run; if it is missing or damaged, the error says how to make it."""
+    remedy = f"make it with: make run-sweep SCALE={scale} EXPERIMENT={name}"
+    try:
+        return read(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing; {remedy}") from None
+    except storage.Damaged as error:
+        raise storage.Damaged(f"{error}; {remedy}") from None
+
+
 def _record(where: pathlib.Path, name: str, scale: str, report: object) -> None:
     """Adds what a claim's sweep took to manifest.json, beside the versions and the device."""
-    path = where / "manifest.json"
-    manifest = json.loads(path.read_text()) if path.exists() else {"claims": {}}
     timing = {k: v for k, v in vars(report).items() if k != "keys"}
-    manifest = {"scale": scale, **storage.environment(), "claims": manifest["claims"]}
-    if timing["reused"] < timing["cells"] or name not in manifest["claims"]:
-        manifest["claims"][name] = timing
-    storage.write(path, (json.dumps(manifest, indent=1) + "\n").encode())
 
+    def add(manifest: Any) -> Any:
+        claims = (manifest or {}).get("claims", {})
+        if timing["reused"] < timing["cells"] or name not in claims:
+            claims[name] = timing
+        return {"scale": scale, **storage.environment(), "claims": claims}
 
-def _code(claim: Claim) -> str:
-    """Identifies the code between the rows on disk and a claim's table and figure."""
-    here = pathlib.Path(__file__).parent
-    helpers = sorted(here.glob("*.py"))
-    theory = sorted((results.LIBRARY / "theory").glob("*.py"))
-    drawn = (results.LIBRARY / name for name in ("plotting.py", "statistics.py"))
-    return results.source_digest(*claims.sources(claim), *helpers, *theory, *drawn)
+    storage.update_json(where / "manifest.json", add)
 
 
 def _stamp_path(name: str, step: str, scale: str) -> pathlib.Path:
@@ -164,14 +163,14 @@ def _stamp_path(name: str, step: str, scale: str) -> pathlib.Path:
 
 
 def _outputs(files: Sequence[pathlib.Path]) -> str:
-    return storage.digest(*(f.read_bytes() for f in files))
+    return storage.digest(*map(storage.read, files))
 
 
 def _done(name: str, step: str, scale: str, stamp: str, files: Sequence[pathlib.Path]) -> bool:
     path = _stamp_path(name, step, scale)
-    if not path.exists() or not all(f.exists() for f in files):
-        return False
-    return path.read_text() == stamp + _outputs(files)
+    return all(map(storage.is_sound, (path, *files))) and storage.read(path).decode() == stamp + _outputs(
+        files
+    )
 
 
 def _stamp(name: str, step: str, scale: str, stamp: str, files: Sequence[pathlib.Path]) -> None:

@@ -25,7 +25,7 @@ from experiments.cells import Cells
 from experiments.claim import Claim
 from experiments.run import Run
 from experiments.search import Search
-from jaxmaml import estimators, storage
+from jaxmaml import estimators, identity, storage
 from jaxmaml.estimators.hf_maml import ArcDelta, theorem_delta
 from jaxmaml.types import Episode
 
@@ -258,13 +258,13 @@ def _outcome(right: results.LedgerRow, wrong: results.LedgerRow) -> Outcome:
 
 
 def sources(claim: Claim) -> str:
-    """Identifies the code of a claim, up to comments."""
-    return results.source_digest(*claims.sources(claim))[:16]
+    """Identifies the code of a claim."""
+    return identity.summary(claims.sources(claim))[:16]
 
 
 def renew(names: Iterable[str], table: pathlib.Path = TABLE) -> pd.DataFrame:
     """Runs the wrong methods through these claims; the others keep what the table says of them."""
-    kept = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=["experiment"])
+    kept = storage.read_table(table) if table.exists() else pd.DataFrame(columns=["experiment"])
     kept = kept[kept.experiment.isin(claims.names())]
     for name in names:
         claim = claims.get(name)

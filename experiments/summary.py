@@ -15,7 +15,7 @@ SHARE = 0.1
 
 def write(where: pathlib.Path) -> pd.DataFrame:
     """Writes where/summary.csv from the claims' tables: one row a quantity, texts with formulas."""
-    tables = {name: pd.read_csv(where / "tables" / f"{name}.csv") for name in NEEDED}
+    tables = {name: storage.read_table(where / "tables" / f"{name}.csv") for name in NEEDED}
     methods = pd.DataFrame([_column(name, tables) for name in plotting.ordered(theory.theorems())])
     table = methods.set_index("method").T.reset_index(names="quantity")
     storage.write_table(where / "summary.csv", table)

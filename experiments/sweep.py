@@ -6,13 +6,10 @@ one compile signature (treedef and shapes) run as one program jit(shard(vmap(exe
 
 import collections
 import concurrent.futures
-import dataclasses
 import functools
-import inspect
 import json
 import math
 import pathlib
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import results
-from experiments.cells import Quantity
-from jaxmaml import storage
+from jaxmaml import identity, storage
 from jaxmaml.configuration import configure, cores
 from jaxmaml.types import PyTree
 
@@ -121,39 +117,23 @@ def signature(cell: Cell) -> str:
 
 def group(cells: Sequence[Cell]) -> list[Group]:
     """The compile groups, in order of first appearance."""
-    found: dict[str, list[int]] = {}
+    found: dict[Any, Group] = {}
     for index, cell in enumerate(cells):
-        found.setdefault(signature(cell), []).append(index)
-    return [Group(name, indices) for name, indices in found.items()]
+        name = signature(cell)
+        # Classes of one name print alike.
+        found.setdefault((name, jax.tree.structure(cell)), Group(name, [])).indices.append(index)
+    return list(found.values())
 
 
-def cell_key(cell: Cell, name: str) -> str:
+def cell_key(cell: Cell, name: str, depends: str | None = None) -> str:
     """The hash of a cell's resolved configuration: its numbers, structure, code and environment."""
     numbers = [_array(x).tobytes() for x in jax.tree.leaves(cell)]
-    return storage.digest(name, _code(_modules(cell)), _where(), *numbers)[:24]
+    return storage.digest(name, depends or depends_on(cell), *numbers)[:24]
 
 
-def _modules(node: Any) -> set[str]:
-    """Where a cell's own class is defined, and those of its fields: a family may be the user's."""
-    if isinstance(node, Quantity):
-        return {node.function.__module__}
-    if not dataclasses.is_dataclass(node):
-        return set()
-    own = {c.__module__ for c in inspect.getmro(type(node)) if c is not object}
-    return own.union(*(_modules(getattr(node, f.name)) for f in dataclasses.fields(node)))
-
-
-def _code(modules: set[str]) -> str:
-    """Identifies the code that computes a cell whose parts are defined in these modules."""
-    defined_in = {pathlib.Path(sys.modules[name].__file__ or "") for name in modules}
-    return results.source_digest(*results.numerical_sources(), *sorted(defined_in))
-
-
-def _where() -> str:
-    """What else the numbers depend on."""
-    environment = storage.environment()
-    versions = [environment["versions"][name] for name in ("jax", "jaxlib", "numpy")]
-    return json.dumps([*versions, environment["platform"], environment["x64"]])
+def depends_on(cell: Cell) -> str:
+    """Identifies the code that a cell executes, and what else its numbers depend on."""
+    return storage.digest(identity.summary(identity.code(cell)), json.dumps(identity.environment()))
 
 
 def sweep(
@@ -195,8 +175,8 @@ def prepare(
     for cell in cells:
         cell.check()
     groups = group(cells)
-    names = {i: g.signature for g in groups for i in g.indices}
-    keys = [cell_key(cell, names[i]) for i, cell in enumerate(cells)]
+    names = {i: (g.signature, depends_on(cells[g.indices[0]])) for g in groups for i in g.indices}
+    keys = [cell_key(cell, *names[i]) for i, cell in enumerate(cells)]
     stored: dict[str, pd.DataFrame] = {}
     missing: list[_Program] = []
     seconds = 0.0

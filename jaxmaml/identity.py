@@ -1,6 +1,7 @@
 """What a stored result depends on: all code that is executed to make it, found by following names.
 
     code(roots)       "module:definition" -> the sum of its source, for all that the roots reach
+    environment()     versions, platform and precision
 
 A definition is a function, a class or another statement of a module that binds a name. It reaches what its
 text names: definitions beside it, and, through imports, those of other modules. What a module executes when
@@ -61,6 +62,13 @@ def summary(found: Mapping[str, str]) -> str:
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """The definitions that differ, are gone or are new."""
     return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+
+
+def environment() -> dict[str, str]:
+    """What else numbers depend on: versions of the packages that compute them, the platform, precision."""
+    found = storage.environment()
+    versions = {name: found["versions"][name] for name in ("jax", "jaxlib", "numpy", "optax", "flax")}
+    return versions | {"platform": found["platform"], "precision": "float64" if found["x64"] else "float32"}
 
 
 def remember() -> None:
@@ -301,7 +309,8 @@ def _path(module: str) -> pathlib.Path | None:
             if path.exists():
                 return path
     spec = None if "." in module else importlib.util.find_spec(module)
-    return pathlib.Path(spec.origin) if spec and (spec.origin or "").endswith(".py") else None
+    origin = (spec and spec.origin) or ""
+    return pathlib.Path(origin) if origin.endswith(".py") else None
 
 
 def _folders(package: str) -> list[pathlib.Path]:

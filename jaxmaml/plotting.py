@@ -1,6 +1,7 @@
 """One style for all figures: a colour-blind safe colour and a marker a method, the same everywhere."""
 
 import contextlib
+import io
 import logging
 import pathlib
 import re
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from jaxmaml import statistics
+from jaxmaml import statistics, storage
 
 # Okabe and Ito's palette.
 COLORS = {
@@ -200,8 +201,9 @@ def _wrap(text: Text, room: float, whole: str | None = None) -> bool:
 def save(figure: Figure, files: Sequence[pathlib.Path]) -> None:
     """Writes the figure without dates, so that equal figures are equal files."""
     for path in files:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Subsetting fonts remarks on their dates.
         logging.getLogger("fontTools").setLevel(logging.ERROR)
         key = "CreationDate" if path.suffix == ".pdf" else "Date"
-        figure.savefig(path, metadata={key: None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:], metadata={key: None})
+        storage.write(path, drawn.getvalue())

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import filelock
@@ -56,7 +56,7 @@ def write(path: pathlib.Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _tidy(path.parent)
     new = _sum(data)
-    with filelock.FileLock(path.parent / f"{LOCK}-sums"):
+    with _lock(path.parent):
         known = _sums(path.parent)
         old = [_sum(path.read_bytes())] if path.exists() else []
         if old and old[0] not in known.get(path.name, ()):
@@ -114,6 +114,13 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def read_json(path: pathlib.Path) -> Any:
     return json.loads(read(path))
+
+
+def update_json(path: pathlib.Path, change: Callable[[Any], Any]) -> None:
+    """Writes change(what is there), of None where there is nothing sound; no other writer comes between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(path.parent):
+        write_json(path, change(read_json(path) if is_sound(path) else None))
 
 
 # Files named by their sums
@@ -212,6 +219,11 @@ def environment() -> dict[str, Any]:
 
 
 # How
+
+
+def _lock(folder: pathlib.Path) -> filelock.FileLock:
+    """Held for the moment of a write; whoever holds it may take it again."""
+    return filelock.FileLock(folder.absolute() / f"{LOCK}-sums", is_singleton=True)
 
 
 def _replace(path: pathlib.Path, data: bytes) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import results, sweep
+from experiments import sweep
 from experiments.run import Run
+from jaxmaml import identity
 from jaxmaml.tasks import cosine
 from jaxmaml.types import BatchSizes
 
@@ -128,7 +129,7 @@ def test_changed_configuration_is_never_answered_from_an_old_file(tmp_path, chan
 
 def test_changed_code_is_never_answered_from_an_old_file(tmp_path, monkeypatch):
     run(cells(2), tmp_path)
-    monkeypatch.setattr(results, "source_digest", lambda *_: "other code")
+    monkeypatch.setattr(identity, "code", lambda *_: {"run": "other code"})
     _, report = run(cells(2), tmp_path)
     assert report.reused == 0
 
@@ -194,7 +195,7 @@ class Own(Cosine):
 
     def key(text):
         path.write_text(text)
-        results.source_digest.cache_clear()
+        identity.forget()
         spec = importlib.util.spec_from_file_location("own_family", path)
         module = importlib.util.module_from_spec(spec)
         sys.modules["own_family"] = module

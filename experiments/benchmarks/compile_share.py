@@ -1,15 +1,15 @@
 """The share of compiling in the default sweep, from the manifest of its last cold run."""
 
-import json
 import pathlib
 
+from jaxmaml import storage
 from jaxmaml.timing import table
 
 MANIFEST = pathlib.Path("results") / "manifest.json"
 
 
 def run() -> list[str]:
-    claims = json.loads(MANIFEST.read_text())["claims"]
+    claims = storage.read_json(MANIFEST)["claims"]
     rows = []
     total = {"compile_s": 0.0, "run_s": 0.0, "programs": 0, "cached": 0}
     for name, took in claims.items():

@@ -7,8 +7,6 @@ from the files; a module, and with it JAX, is imported when its claim is asked f
 import ast
 import importlib
 import pathlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from jaxmaml.names import unknown
@@ -45,22 +43,9 @@ def select(experiment: str) -> list[str]:
     return names() if experiment == "all" else [_known(experiment)]
 
 
-def sources(claim: "Claim") -> list[pathlib.Path]:
-    """The files of a claim and of the modules of this package that it imports from."""
-    from experiments.claim import Claim
-
-    found = {claim.module}
-    for value in vars(claim.source_module).values():
-        if isinstance(value, ModuleType):
-            found.add(value.__name__)
-        elif isinstance(value, Claim):
-            found.add(value.module)
-        else:
-            function = getattr(value, "function", value)
-            found.add(getattr(function, "__module__", None) or "")
-    return sorted(
-        pathlib.Path(sys.modules[name].__file__ or "") for name in found if name.startswith(__name__ + ".")
-    )
+def sources(claim: "Claim") -> dict[str, str]:
+    """The definitions of this package that a claim's table and rows depend on, with the sums of their text."""
+    return {name: value for name, value in claim.code().items() if name.startswith(f"{__name__}.")}
 
 
 def _known(name: str) -> str:

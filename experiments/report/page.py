@@ -2,7 +2,6 @@
 
 import base64
 import inspect
-import json
 import math
 import pathlib
 import re
@@ -70,7 +69,7 @@ def write(where: pathlib.Path, scale: str) -> pathlib.Path:
 def render(where: pathlib.Path, scale: str) -> str:
     """The page as text."""
     ledger = read_ledger(where / "claims.csv")
-    manifest = json.loads((where / "manifest.json").read_text())
+    manifest = storage.read_json(where / "manifest.json")
     experiments = {
         str(name): read_experiment(where, str(name), scale, rows.to_dict("records"), manifest)
         for name, rows in ledger.groupby("experiment", sort=False)
@@ -167,7 +166,7 @@ def _plain(value: object) -> str:
 
 
 def _read_summary(path: pathlib.Path) -> pd.DataFrame | None:
-    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else None
+    return storage.read_table(path, dtype=str, keep_default_na=False) if path.exists() else None
 
 
 # Text

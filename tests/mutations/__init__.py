@@ -8,6 +8,7 @@ here or there, or named there with the wrong methods that pass it. The column `s
 that a row was recorded with. To renew it after a change of claims: make mutations
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ import sys
 from typing import NamedTuple
 
 from experiments import claims as every_claim
-from experiments import results
+from jaxmaml import identity
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLIPPED = pathlib.Path(__file__).with_name("flipped.csv")
@@ -246,9 +247,11 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def sources(name: str, claim: str) -> str:
-    """Identifies the code that a mutation breaks and that of the claim, up to comments."""
-    files = every_claim.sources(every_claim.get(claim))
-    return results.source_digest(ROOT / MUTATIONS[name].file, *files)[:16]
+    """Identifies the file that a mutation breaks, and the claim."""
+    module = ".".join(pathlib.Path(MUTATIONS[name].file).with_suffix("").parts).removesuffix(".__init__")
+    broken = identity.code(importlib.import_module(module))
+    broken = {key: value for key, value in broken.items() if key.startswith(f"{module}:")}
+    return identity.summary(broken | every_claim.sources(every_claim.get(claim)))[:16]
 
 
 def turned(sound: str, verdict: str) -> bool:
