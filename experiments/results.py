@@ -61,13 +61,22 @@ Place = Literal[
 def write_chunk(
     folder: pathlib.Path, cells: Sequence[str], rows: pd.DataFrame, manifest: Mapping[str, Any]
 ) -> None:
-    name = storage.digest(*cells)[:20]
+    name = _chunk(cells)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), sink)
     data = sink.getvalue().to_pybytes()
     storage.write_atomically(folder / f"{name}.parquet", data)
     full = {**manifest, "cells": list(cells), "sha256": hashlib.sha256(data).hexdigest()}
     storage.write_atomically(folder / f"{name}.json", json.dumps(full, indent=1).encode())
+
+
+def is_written(folder: pathlib.Path, cells: Sequence[str]) -> bool:
+    """Whether `write_chunk` has finished the chunk of these cells."""
+    return (folder / f"{_chunk(cells)}.json").exists()
+
+
+def _chunk(cells: Sequence[str]) -> str:
+    return storage.digest(*cells)[:20]
 
 
 def read_chunks(folder: pathlib.Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -87,8 +96,9 @@ def read_chunks(folder: pathlib.Path) -> tuple[pd.DataFrame, list[dict[str, Any]
                 raise ValueError("its contents differ from the sum in its manifest")
             frame = pq.read_table(pa.BufferReader(data)).to_pandas()
             # Two sweeps at once may both have run a cell.
-            frames.append(frame[~frame["key"].isin(seen)])
-            seen.update(frame["key"])
+            found = set(frame["key"])
+            frames.append(frame if found.isdisjoint(seen) else frame[~frame["key"].isin(found & seen)])
+            seen |= found
             manifests.append(manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             for damaged in (path, rows):

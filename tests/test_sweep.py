@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import results, sweep
+from experiments import program, results, sweep
 from experiments.run import Run
 from jaxmaml.tasks import cosine
 from jaxmaml.types import BatchSizes
@@ -51,7 +51,7 @@ def test_equals_single_runs(tmp_path):
         part = rows[rows.cell == index]
         assert set(part.estimator) == {labels["estimator"]}
         # Compiled alike: the float32 normals are rounded as their fusions have it.
-        single = jax.jit(lambda c: c.execute(), compiler_options=sweep.quick_options())(cell)
+        single = jax.jit(lambda c: c.execute(), compiler_options=program.quick_options())(cell)
         for name, values in single.items():
             expected = np.broadcast_to(values, len(part))
             np.testing.assert_allclose(part[name], expected, rtol=1e-11, err_msg=name)
@@ -59,10 +59,10 @@ def test_equals_single_runs(tmp_path):
 
 def test_one_trace_a_group(tmp_path):
     labelled = cells(seeds=23, estimators=("maml", "fo_maml", "maml_same_batch"))
-    before = sum(sweep.traces.values())
+    before = sum(program.traces.values())
     _, report = run(labelled, tmp_path, chunk_cells=4)
     assert report.programs == 3
-    assert sum(sweep.traces.values()) - before == 3
+    assert sum(program.traces.values()) - before == 3
     for group in sweep.group([c for _, c in labelled]):
         assert len(group.indices) == 23
 
@@ -70,12 +70,12 @@ def test_one_trace_a_group(tmp_path):
 def test_long_programs_are_optimised_and_compute_the_same(tmp_path, monkeypatch):
     """Quickly compiled or not, up to rounding. Exact batches: normals are float32."""
     used = []
-    compile_ = sweep._Program.compile
+    compile_ = program.Program.compile
     monkeypatch.setattr(
-        sweep._Program, "compile", lambda self, quickly: (used.append(quickly), compile_(self, quickly))
+        program.Program, "compile", lambda self: (used.append(self.layout.quickly), compile_(self))
     )
     quick, _ = run(cells(sizes=BatchSizes()), tmp_path / "quick")
-    monkeypatch.setattr(sweep, "SHORT", 0.0)
+    monkeypatch.setattr(program, "SHORT", 0.0)
     thorough, _ = run(cells(sizes=BatchSizes()), tmp_path / "thorough")
     assert used == [True, True, False, False]
     pd.testing.assert_frame_equal(quick, thorough, rtol=1e-11)
@@ -101,11 +101,11 @@ def test_numbers_share_a_program_and_shapes_do_not():
 
 def test_second_time_reads_everything(tmp_path):
     first, _ = run(cells(), tmp_path)
-    before = sum(sweep.traces.values())
+    before = sum(program.traces.values())
     again, report = run(cells(), tmp_path)
     assert report.reused == report.cells
     assert str(report) == "12 cells: all read from disk, nothing to compute"
-    assert sum(sweep.traces.values()) == before
+    assert sum(program.traces.values()) == before
     pd.testing.assert_frame_equal(first, again)
 
 
@@ -165,10 +165,10 @@ def test_divergence_is_recorded_and_the_sweep_goes_on(tmp_path):
 def test_bad_cell_is_refused_before_anything_runs(tmp_path):
     labelled = cells(2)
     labelled.append(({}, dataclasses.replace(labelled[0][1], alpha=-1.0)))
-    before = sum(sweep.traces.values())
+    before = sum(program.traces.values())
     with pytest.raises(ValueError, match="alpha = -1.0; allowed: finite and > 0"):
         run(labelled, tmp_path)
-    assert sum(sweep.traces.values()) == before
+    assert sum(program.traces.values()) == before
 
 
 def test_labels_must_not_hide_results(tmp_path):
@@ -216,10 +216,10 @@ def test_chunks_are_no_larger_than_asked(tmp_path, chunk):
 
 def test_cells_in_a_call_by_default(tmp_path, monkeypatch):
     """64 on CPUs; on accelerators, where a step costs as much for many, all of these."""
-    monkeypatch.setattr(sweep, "SHORT", 0.0)  # compiled alike
+    monkeypatch.setattr(program, "SHORT", 0.0)  # compiled alike
     labelled = cells(70, estimators=("maml",))
     on_cpu, _ = run(labelled, tmp_path / "cpu")
-    monkeypatch.setattr(sweep, "_on_cpu", lambda: False)
+    monkeypatch.setattr(program, "_on_cpu", lambda: False)
     elsewhere, _ = run(labelled, tmp_path / "accelerator")
     sizes = {
         folder.name: sorted(len(json.loads(p.read_text())["cells"]) for p in folder.rglob("*.json"))
@@ -256,8 +256,8 @@ def slow_cells():
 
 
 def start(folder):
-    program = textwrap.dedent(PROGRAM.format(here=str(pathlib.Path(__file__).parent)))
-    return subprocess.Popen([sys.executable, "-c", program, str(folder)])
+    text = textwrap.dedent(PROGRAM.format(here=str(pathlib.Path(__file__).parent)))
+    return subprocess.Popen([sys.executable, "-c", text, str(folder)])
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
@@ -285,8 +285,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 
 def test_quick_options_are_known_to_xla(monkeypatch):
     """XLA stops at an option that it does not know, and its versions know different ones."""
-    monkeypatch.setitem(sweep._QUICK, "xla_no_such_option", 1)
-    options = sweep.quick_options.__wrapped__()
+    monkeypatch.setitem(program._QUICK, "xla_no_such_option", 1)
+    options = program.quick_options.__wrapped__()
     assert "xla_no_such_option" not in options
     assert options["xla_backend_optimization_level"] == 1
     doubled = jax.jit(lambda x: 2 * x).lower(1.5).compile(compiler_options=options)
