@@ -43,7 +43,16 @@ def write_chunk(
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _MANIFEST: full})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    storage.add(folder, sink.getvalue().to_pybytes(), _ROWS)
+    storage.add(folder, sink.getvalue().to_pybytes(), _ROWS, name=_chunk(cells))
+
+
+def is_written(folder: pathlib.Path, cells: Sequence[str]) -> bool:
+    """Whether `write_chunk` has finished the chunk of these cells."""
+    return any(folder.glob(f"{_chunk(cells)}-*{_ROWS}"))
+
+
+def _chunk(cells: Sequence[str]) -> str:
+    return storage.digest(*cells)[:20]
 
 
 def read_chunks(folder: pathlib.Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

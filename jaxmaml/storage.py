@@ -126,11 +126,11 @@ def update_json(path: pathlib.Path, change: Callable[[Any], Any]) -> None:
 # Files named by their sums
 
 
-def add(folder: pathlib.Path, data: bytes, suffix: str) -> pathlib.Path:
-    """A new file, whose name is its sum: whoever else writes here writes another, or the same."""
+def add(folder: pathlib.Path, data: bytes, suffix: str, name: str = "") -> pathlib.Path:
+    """A new file `name`-sum.suffix: whoever else writes here writes another, or the same."""
     folder.mkdir(parents=True, exist_ok=True)
     _tidy(folder)
-    path = folder / f"{_sum(data)[:32]}{suffix}"
+    path = folder / f"{name}-{_sum(data)[:32]}{suffix}"
     _replace(path, data)
     return path
 
@@ -139,7 +139,7 @@ def sound(folder: pathlib.Path, suffix: str) -> Iterator[tuple[pathlib.Path, byt
     """Every file that `add` wrote, but for those that are damaged: these are named and set aside."""
     for path in sorted(folder.glob(f"*{suffix}")):
         data = path.read_bytes()
-        if _sum(data)[:32] + suffix == path.name:
+        if path.name.endswith(f"-{_sum(data)[:32]}{suffix}"):
             yield path, data
         else:
             aside = set_aside(path)

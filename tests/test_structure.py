@@ -47,9 +47,11 @@ LAYERS = {
         {"__main__"},
     ],
     "experiments": [
-        {"results", "run"},
+        {"results", "run", "program", "executors"},
         {"cells", "judging", "search"},
-        {"claim", "sweep"},
+        {"claim", "keys"},
+        {"jobs"},
+        {"sweep"},
         {"claims"},
         {"power", "report", "summary"},
         {"pipeline"},

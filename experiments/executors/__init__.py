@@ -1,0 +1,101 @@
+"""Where the cells of a sweep run. One executor a file; the module's name is the word on the command line.
+
+A module gives `workers(options)`, a context manager that yields `Workers`, or None for this process. What it
+imports beside the standard library, it imports there: names are known, and a command line starts, without.
+"""
+
+import concurrent.futures
+import contextlib
+import importlib
+import pathlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from jaxmaml.names import unknown
+
+EXTRA = "jaxmaml[cluster]"
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What a job asks Slurm for. The variables of sbatch (SBATCH_ACCOUNT and so on) hold as well."""
+
+    partition: str | None = None
+    gpus_per_node: int = 0
+    cpus_per_task: int = 1
+    """cores of a job, which are the devices its cells are sharded over, unless it has GPUs."""
+    timeout_min: int = 240
+    """a job that is stopped at this time is queued again, and goes on from its last chunk."""
+    folder: pathlib.Path = pathlib.Path("results/raw/slurm")
+    """where the jobs leave their logs; shared."""
+    cluster: str = "slurm"
+    """what runs the jobs: slurm, or local for processes of this machine, to try it out."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where cells run."""
+
+    executor: str = "local"
+    """local: this process, all its devices. loky: processes of this machine. dask: the workers of a dask
+    scheduler. slurm: jobs of Slurm. All but local need: pip install 'jaxmaml[cluster]' (docs/scaling.md)."""
+    workers: int | None = None
+    """how many at once: processes of loky (a core each, if not said), jobs of Slurm (8), workers that dask
+    will have (those it has)."""
+    scheduler: str | None = None
+    """address of the dask scheduler, tcp://host:8786; or the variable DASK_SCHEDULER_ADDRESS."""
+    slurm: Slurm = field(default_factory=Slurm)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that run jobs of a sweep."""
+
+    name: str
+    """for messages: executor, and where it is."""
+    executor: concurrent.futures.Executor
+    """its workers import `experiments`, and see the folders of results and of compiled programs."""
+    count: int = 1
+    """how many there are, or will be."""
+    devices: int | None = None
+    """what a CPU counts as in each of them; None: as they are configured."""
+    share: int = 4
+    """into how many jobs a worker's share of a group is cut: more lose less time at the end."""
+    retries: int = 0
+    """how often a job is submitted again whose worker was lost; none where the engine does it."""
+
+
+def names() -> list[str]:
+    """Every executor, in alphabetical order."""
+    here = pathlib.Path(__file__).parent
+    return sorted(path.stem for path in here.glob("*.py") if not path.stem.startswith("_"))
+
+
+def check(options: Options) -> None:
+    """ValueError with the known names, before anything is imported."""
+    if options.executor not in names():
+        unknown("executor", options.executor, names())
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"workers = {options.workers}; allowed: >= 1")
+
+
+@contextlib.contextmanager
+def start(options: Options) -> Iterator[Workers | None]:
+    """The workers of the executor by its name, for as long as the context is; None: this process."""
+    check(options)
+    module = importlib.import_module(f"{__name__}.{options.executor}")
+    with contextlib.ExitStack() as stack:
+        try:
+            workers = stack.enter_context(module.workers(options))
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"executor = {options.executor!r} needs {error.name}: pip install '{EXTRA}'"
+            ) from error
+        yield workers
+
+
+def of(executor: "concurrent.futures.Executor | Workers", count: int = 1) -> Workers:
+    """Any executor of concurrent.futures as workers."""
+    if isinstance(executor, Workers):
+        return executor
+    return Workers(type(executor).__name__, executor, getattr(executor, "_max_workers", count))
