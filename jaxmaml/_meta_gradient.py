@@ -1,5 +1,6 @@
 """The mean of an estimator over a batch of tasks, and of the adapted losses."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,9 +70,9 @@ def meta_gradient(
         sum_i p_i G_i / sum_i p_i. A task of weight 0 is left out, whatever is in it. None: equal weights.
       task_chunk: tasks that are vectorised together. Memory then grows with the chunk, not with B;
         None takes all of them at once. On an Explicit mesh every device then computes all chunks.
-      mesh: devices among which the tasks are shared out, e.g. jax.make_mesh((n,), ("tasks",)); their number
-        divides B. Each computes the sum over its own tasks, task_chunk of them at a time. Call it under jit.
-        None: where JAX places it.
+      mesh: devices among which the tasks are shared out, e.g. jax.make_mesh((n,), ("tasks",)); where n does
+        not divide B, some compute a task again and leave it out. Each computes the sum over its own tasks,
+        task_chunk of them at a time. Call it under jit. None: where JAX places it.
       has_aux: whether loss returns (scalar, aux), as for `jax.grad`; aux is left out.
       learn_alpha: return the pair (G, dF/dalpha).
       **kwargs: passed to the estimator, e.g. delta for `hf_maml`, inner=InnerLoop(steps=5).
@@ -80,8 +81,7 @@ def meta_gradient(
       Pytree like params; the pair (G, dF/dalpha) with learn_alpha.
 
     Raises:
-      ValueError: task axes that differ, no task, an empty batch, task_chunk < 1, weights that do not fit, a
-        mesh whose devices do not divide B.
+      ValueError: task axes that differ, no task, an empty batch, task_chunk < 1, weights that do not fit.
       TypeError: parameters that are not floating point, a loss that returns no scalar, or no (scalar, aux).
       FloatingPointError: outside jit, where the mean is not finite because `alpha` is an optax update without
         a finite derivative at a zero gradient. Inside jit ask `adapt_has_finite_derivative`.
@@ -206,8 +206,6 @@ def _over_tasks(
         check_step_count("task_chunk", task_chunk)
     if not isinstance(mesh, jax.sharding.Mesh | None):
         raise TypeError(f"mesh = {mesh!r}; allowed: jax.sharding.Mesh, as of jax.make_mesh, or None")
-    if mesh is not None and tasks % mesh.size:
-        raise ValueError(f"mesh of {mesh.size} devices for {tasks} tasks; allowed: devices that divide them")
     if weights is not None:
         check_weights(weights, tasks)
         weights = jnp.asarray(weights)
@@ -218,7 +216,7 @@ def _over_tasks(
     if mesh is None:
         found = of.sums(params, alpha, episodes, weights, task_chunk)
     else:
-        found = _on_devices(mesh, of.sums, params, alpha, episodes, weights, task_chunk)
+        found = _on_devices(mesh, of, params, alpha, episodes, weights, task_chunk)
 
     like = (params, alpha) if learn_alpha else params
     if of.adapted is None:
@@ -243,6 +241,8 @@ class _Tasks:
     learn_alpha: bool
     with_value: bool
     kwargs: dict[str, Any]
+    copies: bool = False
+    """whether weights are there only to leave out copies of tasks, which are finite where these are."""
 
     @property
     def adapted(self) -> Any:
@@ -275,7 +275,8 @@ class _Tasks:
         # A sum over tasks gains where it is part of a matrix product; gradients in vectors are fused with
         # theirs, and half as fast together (results/benchmarks.md, the families of tasks).
         matrices = any(x.ndim > 1 for x in jax.tree.leaves(params))
-        one = self.adapted is not None and weights is None and matrices and not narrow
+        equal = weights is None or self.copies
+        one = self.adapted is not None and equal and matrices and not narrow
         of = functools.partial(self.together if one else self.apart, params, alpha)
         return _in_chunks(of, episodes, weights, task_chunk)
 
@@ -285,15 +286,19 @@ class _Tasks:
         found = adapted_loss(self.adapted, self.loss, episode, self.has_aux, **self.kwargs)(params, alpha)
         return found if self.has_aux else (found, None)
 
-    def together(self, params: PyTree, alpha: PyTree, some: Episode, _: None) -> _Sums:
-        """One gradient of the sum: parameters that tasks share have one product over all their samples."""
+    def together(self, params: PyTree, alpha: PyTree, some: Episode, p: jax.Array | None) -> _Sums:
+        """One gradient of the sum: parameters that tasks share have one product over all their samples.
+
+        A task of weight 0 has to be finite.
+        """
 
         def total(params: PyTree, alpha: PyTree) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
             values, aux = jax.vmap(self.F, in_axes=(None, None, 0))(params, alpha, some)
-            return jnp.sum(values, dtype=tree.wide(values.dtype)), (values, aux)
+            each = values if p is None else p.astype(values.dtype) * values
+            return jnp.sum(each, dtype=tree.wide(values.dtype)), (values, aux)
 
         (value, of_each), gradient = jax.value_and_grad(total, self.wanted, has_aux=True)(params, alpha)
-        return _Sums(len(of_each[0]), gradient, value, of_each)
+        return _Sums(_count(len(of_each[0]), p), gradient, value, of_each)
 
     def apart(self, params: PyTree, alpha: PyTree, some: Episode, p: jax.Array | None) -> _Sums:
         """A gradient a task, weighted and summed in a wider type."""
@@ -307,7 +312,7 @@ class _Tasks:
             each = p.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
             return jnp.sum(jnp.where(each > 0, each * x, 0), axis=0)
 
-        count = jax.tree.leaves(gradient)[0].shape[0] if p is None else jnp.sum(p, dtype=tree.wide(p.dtype))
+        count = _count(jax.tree.leaves(gradient)[0].shape[0], p)
         return _Sums(count, jax.tree.map(total, gradient), jax.tree.map(total, of_each[0]), of_each)
 
     def own(self, params: PyTree, alpha: PyTree, episode: Episode) -> tuple[tuple[Any, PyTree], PyTree]:
@@ -319,22 +324,32 @@ class _Tasks:
         return found if self.has_aux else (found, None), gradient
 
 
+def _count(tasks: int, p: jax.Array | None) -> Any:
+    return tasks if p is None else jnp.sum(p, dtype=tree.wide(p.dtype))
+
+
 def _on_devices(
     mesh: jax.sharding.Mesh,
-    sums: Callable[..., _Sums],
+    of: _Tasks,
     params: PyTree,
     alpha: PyTree,
     episodes: Episode,
     weights: Any,
     task_chunk: int | None,
 ) -> _Sums:
-    """`sums` over each device's own tasks, and the sums of these."""
+    """`of.sums` over each device's own tasks, and the sums of these."""
     axes = mesh.axis_names
+    count = jax.tree.leaves(episodes)[0].shape[0]
+    if more := -count % mesh.size:
+        of = dataclasses.replace(of, copies=weights is None)
+        weights = jnp.ones(count, jnp.float32) if weights is None else weights
+        weights = jnp.concatenate([weights, jnp.zeros(more, weights.dtype)])
+        episodes = jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * more]), episodes)
     tasks, everywhere = jax.sharding.PartitionSpec(axes), jax.sharding.PartitionSpec()
 
     def of_device(params: PyTree, rates: PyTree, episodes: Episode, weights: Any) -> _Sums:
         rates = alpha if is_optax(alpha) else rates
-        found = sums(*differentiable(params, rates, episodes), episodes, weights, task_chunk)
+        found = of.sums(*differentiable(params, rates, episodes), episodes, weights, task_chunk)
         weight, gradient, value = jax.lax.psum((found.weight, found.gradient, found.value), axes)
         return _Sums(weight, gradient, value, found.of_each)
 
@@ -345,12 +360,13 @@ def _on_devices(
             jax.tree.map(lambda x, to=to: jax.sharding.reshard(x, to), part)
             for part, to in zip(given, (jax.sharding.NamedSharding(mesh, s) for s in specs), strict=True)
         )
-    return jax.shard_map(
+    found = jax.shard_map(
         of_device,
         mesh=mesh,
         in_specs=specs,
         out_specs=_Sums(everywhere, everywhere, everywhere, tasks),
     )(*given)
+    return found._replace(of_each=jax.tree.map(lambda x: x[:count], found.of_each)) if more else found
 
 
 def _in_chunks(

@@ -426,10 +426,35 @@ def test_derivatives_of_a_meta_gradient_on_devices(alpha):
         np.testing.assert_allclose(there, here, rtol=1e-10)
 
 
-def test_devices_that_do_not_divide_the_tasks():
-    some = jax.tree.map(lambda x: x[:3], episodes())
-    with pytest.raises(ValueError, match="^mesh of 2 devices for 3 tasks; allowed: devices that divide them"):
-        meta_gradient(jaxmaml.maml, loss, W, some, alpha=0.1, mesh=on_two())
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize(("chunk", "weights"), [(None, None), (1, None), (None, [1.0, 3.0, 0.0])])
+@pytest.mark.parametrize("name", ["maml", "hf_maml"])
+def test_devices_that_do_not_divide_the_tasks(name, chunk, weights, kind):
+    """Three tasks on two devices; a task of weight 0 that is not finite is left out there too."""
+    w, some = W[:, None], jax.tree.map(lambda x: x[:3], episodes())
+    if weights is not None:
+        some = jax.tree.map(lambda x: x.at[2].set(jnp.nan), some)
+
+    def call(mesh, weights, task_chunk):
+        more = {"delta": 0.1} if name == "hf_maml" else {}
+        found = jaxmaml.meta_value_and_gradient(
+            jaxmaml.estimators.get(name),
+            loss,
+            w,
+            some,
+            alpha=0.1,
+            weights=weights,
+            mesh=mesh,
+            task_chunk=task_chunk,
+            **more,
+        )
+        assert found.task_values.shape == (3,)
+        return found
+
+    expected = jax.jit(lambda: call(None, weights, None))()
+    found = jax.jit(lambda: call(on_two(kind), weights, chunk))()
+    assert np.isfinite(found.gradient).all()
+    chex.assert_trees_all_close(found, expected, rtol=1e-11)
 
 
 def test_rates_of_few_digits():

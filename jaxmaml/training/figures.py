@@ -24,7 +24,7 @@ TASKS = 3
 
 def draw(where: pathlib.Path, preset: Preset, problem: TrainingProblem, state: State) -> list[pathlib.Path]:
     """learning_curve and gallery as SVG and PDF in the run's folder; the SVG files' paths."""
-    _, curve = store.read(where)
+    curve = store.read(where).table()
     made = []
     with plotting.style():
         for name, figure in (

@@ -4,8 +4,9 @@ import contextlib
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,9 +14,9 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxmaml import statistics
+from jaxmaml import identity, statistics
+from jaxmaml.training import metrics, store
 from jaxmaml.training import problem as problems
-from jaxmaml.training import store
 from jaxmaml.training.presets import Preset
 from jaxmaml.training.problem import Functions, State, TrainingProblem
 
@@ -23,67 +24,92 @@ STOPPED = 143
 """exit status after SIGTERM, as shells have it."""
 
 
+class Diverged(FloatingPointError):
+    """The parameters are not finite."""
+
+    status = 3
+    """exit status."""
+
+
 def train(preset: Preset, *, quiet: bool = False) -> int:
     """Runs a preset to its last step, from its checkpoint if there is one; returns the exit status.
 
-    Every evaluation.every steps: evaluation on the fixed episodes, curve.csv, a checkpoint. SIGTERM is
+    Every evaluation.every steps: evaluation on the fixed episodes, a checkpoint, curve.csv. SIGTERM is
     heeded there; a kill loses what came after the last one. A resumed run is bitwise equal to an
     uninterrupted one, since every draw is a function of the seed and the step.
+
+    Raises:
+      Diverged: the parameters are not finite; the last state that was is kept.
+      Further those of `store.opened`, and of `problem.build` and `problem.functions`; they write nothing.
     """
-    where = store.folder(preset)
     problem = problems.build(preset)
     functions = problems.functions(preset, problem, problems.devices(preset))
-    console = Console(highlight=False, soft_wrap=True, quiet=quiet)
-    with store.Store(where, preset) as kept, _terminated() as stop, _bar(console, quiet) as bar:
-        state, curve = kept.resume(functions.start())
-        begun = int(state.step)
-        if begun > preset.outer.steps:
-            raise ValueError(f"outer.steps = {preset.outer.steps}; allowed: >= {begun}, where {where} stands")
-        console.print(f"{preset.name}: {where}" + (f", going on from step {begun}" if begun else ""))
-        job = bar.add_task("", total=preset.outer.steps, completed=begun)
-        clock = _Clock(curve)
-        if curve.empty:
-            curve = _evaluate(functions, problem, state, curve, 0.0)
-            kept.save(state, curve)
-        compiled = functions.advance.lower(state, preset.outer.steps, problem.training).compile()
-        while int(state.step) < preset.outer.steps and not stop:
-            at = int(state.step)
-            every = preset.evaluation.every
-            until = min(preset.outer.steps, (at // every + 1) * every)
-            with clock:
-                state = jax.block_until_ready(compiled(state, until, problem.training))
-            if not _finite(state.params):
-                raise FloatingPointError(
-                    f"parameters are not finite after step {until} (finite at {at}); try a smaller "
-                    f"inner.alpha or outer.rate; the state of step {at} is kept in {where}"
-                )
-            curve = _evaluate(functions, problem, state, curve, clock.seconds)
-            kept.save(state, curve)
-            bar.update(job, completed=until, description=_line(problem, curve, (until - at) / clock.last))
-    last = curve[curve.step == curve.step.max()]
-    for row in last.itertuples():
-        console.print(
-            f"step {row.step}, {row.inner_steps} inner steps: {problem.unit} {row.value:.4f} "
-            f"[{row.low:.4f}, {row.high:.4f}] (95 %, n = {row.n}), loss {row.loss:.4f}"
-        )
-    if int(state.step) < preset.outer.steps:
-        console.print(f"stopped at step {int(state.step)}; the same command goes on from there")
-        return STOPPED
-    if not quiet:
-        _draw(where, preset, problem, state)
+    with store.opened(store.folder(preset), preset, code_identity(), problem.ascending) as kept:
+        with _terminated() as stop, _Report(preset, problem, quiet) as report:
+            state, curve = _run(preset, problem, functions, kept, stop, report)
+        report.end(kept, state, curve)
+        if int(state.step) < preset.outer.steps:
+            report.say(f"stopped at step {int(state.step)}; the same command goes on from there")
+            return STOPPED
+        if not quiet:
+            _draw(kept.where, preset, problem, state)
+        report.say(f"finished at step {int(state.step)}")
     return 0
 
 
-def _evaluate(
-    functions: Functions,
+def code_identity() -> dict[str, str]:
+    """The sums of the definitions that a run's numbers depend on."""
+    return identity.code(problems.build, problems.functions, _measured)
+
+
+def _run(
+    preset: Preset,
     problem: TrainingProblem,
-    state: State,
-    curve: pd.DataFrame,
-    seconds: float,
+    functions: Functions,
+    kept: store.Store,
+    stop: list[int],
+    report: "_Report",
+) -> tuple[State, pd.DataFrame]:
+    """(the last state, the curve)"""
+    state, curve = kept.resume(functions.start())
+    state, training, test = functions.place((state, problem.training, problem.test))
+    follow = _follow(preset, problem, kept)
+    follow(curve)
+    report.begin(kept.where, int(state.step))
+    clock = _Clock(curve)
+
+    def evaluate(state: State, curve: pd.DataFrame) -> pd.DataFrame:
+        curve = _measured(functions, state, test, curve, clock.seconds)
+        kept.save(state, curve)
+        follow(curve)
+        report.evaluated(curve, clock)
+        return curve
+
+    if curve.empty:
+        curve = evaluate(state, curve)
+    compiled = functions.advance.lower(state, preset.outer.steps, training).compile()
+    report.since = time.perf_counter(), int(state.step)
+    while int(state.step) < preset.outer.steps and not stop:
+        at = int(state.step)
+        every = preset.evaluation.every
+        until = min(preset.outer.steps, (at // every + 1) * every)
+        with clock.counting(until - at):
+            state = jax.block_until_ready(compiled(state, until, training))
+        if not _finite(state.params):
+            raise Diverged(
+                f"parameters are not finite after step {until} (finite at {at}); try a smaller "
+                f"inner.alpha or outer.rate; the state of step {at} is kept in {kept.where}"
+            )
+        curve = evaluate(state, curve)
+    return state, curve
+
+
+def _measured(
+    functions: Functions, state: State, test: object, curve: pd.DataFrame, seconds: float
 ) -> pd.DataFrame:
     """The curve with a row for each number of inner steps."""
     rows = []
-    for inner_steps, (losses, values) in functions.measure(state, problem.test).items():
+    for inner_steps, (losses, values) in functions.measure(state, test).items():
         found = statistics.interval(np.asarray(values, float))
         step = int(state.step)
         gradients = functions.gradients_a_step * step
@@ -94,16 +120,18 @@ def _evaluate(
     return new if curve.empty else pd.concat([curve, new], ignore_index=True)
 
 
+def _follow(preset: Preset, problem: TrainingProblem, kept: store.Store) -> Callable[[pd.DataFrame], None]:
+    """What adds the curve's new evaluations to the file of --metrics."""
+    if preset.metrics is None:
+        return lambda curve: None
+    return metrics.stream(pathlib.Path(preset.metrics), kept.run, problem.unit)
+
+
 def _draw(where: pathlib.Path, preset: Preset, problem: TrainingProblem, state: State) -> None:
     from jaxmaml.training import figures
 
     for path in figures.draw(where, preset, problem, state):
         print(path)
-
-
-def _line(problem: TrainingProblem, curve: pd.DataFrame, rate: float) -> str:
-    row = curve.iloc[-1]
-    return f"loss {row.loss:.3f}  {problem.unit} {row.value:.3f}  {rate:.0f} steps/s"
 
 
 def _finite(tree: object) -> bool:
@@ -115,14 +143,83 @@ class _Clock:
 
     def __init__(self, curve: pd.DataFrame) -> None:
         self.seconds = 0.0 if curve.empty else float(curve.seconds.iloc[-1])
-        self.last = 0.0
+        self.rate = np.nan
+        """steps a second in the last interval."""
 
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
+    @contextlib.contextmanager
+    def counting(self, steps: int) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        taken = time.perf_counter() - started
+        self.seconds += taken
+        self.rate = steps / taken
+
+
+class _Report:
+    """What a run says: a bar on a terminal; elsewhere a line an evaluation, for logs."""
+
+    def __init__(self, preset: Preset, problem: TrainingProblem, quiet: bool) -> None:
+        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
+        self.say = self.console.print
+        self.steps, self.unit = preset.outer.steps, problem.unit
+        self.inner_steps = preset.evaluation.steps[0]
+        self.since = time.perf_counter(), 0
+        """when the interval began, and its first step."""
+        self.name = preset.name
+        self.bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=quiet or not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> "_Report":
+        self.bar.start()
+        return self
 
     def __exit__(self, *error: object) -> None:
-        self.last = time.perf_counter() - self._started
-        self.seconds += self.last
+        self.bar.stop()
+
+    def begin(self, where: pathlib.Path, step: int) -> None:
+        self.say(f"{self.name}: {where}" + (f", going on from step {step}" if step else ""))
+        self.job = self.bar.add_task("compiling ...", total=self.steps, completed=step)
+
+    def evaluated(self, curve: pd.DataFrame, clock: _Clock) -> None:
+        row = curve[curve.inner_steps == self.inner_steps].iloc[-1]
+        text = f"loss {row.loss:.4g}, {self.unit} {row.value:.4g}"
+        now, step = time.perf_counter(), int(row.step)
+        if step > 0:
+            (then, before), self.since = self.since, (now, step)
+            left = (now - then) / (step - before) * (self.steps - step)
+            text += f", {clock.rate:.3g} steps/s"
+            self.bar.update(self.job, completed=step, description=text)
+            text += f", {_duration(left)} left"
+        if not self.console.is_terminal:
+            self.say(f"step {step} of {self.steps}: {text}")
+
+    def end(self, kept: store.Store, state: State, curve: pd.DataFrame) -> None:
+        """The last evaluation, as the last; and which was best, as what it is."""
+        for row in curve[curve.step == int(state.step)].itertuples():
+            self.say(f"step {row.step}, {self._result(row)}")
+        best = kept.last.best
+        row = next(curve[(curve.step == best) & (curve.inner_steps == self.inner_steps)].itertuples())
+        if best != int(state.step):
+            self.say(f"best of {curve.step.nunique()} evaluations, step {best}, {self._result(row)}")
+
+    def _result(self, row: Any) -> str:
+        return (
+            f"{row.inner_steps} inner steps: {self.unit} {row.value:.4f} "
+            f"[{row.low:.4f}, {row.high:.4f}] (95 %, n = {row.n}), loss {row.loss:.4f}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextlib.contextmanager
@@ -139,15 +236,3 @@ def _terminated() -> Iterator[list[int]]:
         yield caught
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _bar(console: Console, quiet: bool) -> Progress:
-    return Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
-    )

@@ -128,6 +128,10 @@ class Preset:
     precision: Literal["float32", "float64"] = "float32"
     out: str | None = None
     """folder of the run; by default results/training/<preset>-<hash of the configuration>."""
+    accept_changes: bool = False
+    """go on with a run of other code or other versions of packages; its checkpoints say so from then on."""
+    metrics: str | None = None
+    """file to add a line of JSON to at every evaluation."""
 
 
 _PRESETS = (
@@ -187,5 +191,7 @@ DESCRIPTIONS = {preset.name: text for text, preset in _PRESETS}
 def digest_of(preset: Preset) -> dict:
     """What identifies a run: everything but how long it lasts, where it is kept and where its data are."""
     resolved = dataclasses.asdict(preset)
-    del resolved["name"], resolved["out"], resolved["data"]["path"], resolved["outer"]["steps"]
+    for name in ("name", "out", "accept_changes", "metrics"):
+        del resolved[name]
+    del resolved["data"]["path"], resolved["outer"]["steps"]
     return resolved

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -47,6 +48,11 @@ class TrainingProblem(NamedTuple):
     unit: str
     """of the measure: "accuracy" or "mean squared error"."""
     apply: Callable[..., jax.Array]
+
+    @property
+    def ascending(self) -> bool:
+        """Whether a larger measure is better."""
+        return self.unit == "accuracy"
 
 
 def build(preset: Preset) -> TrainingProblem:
@@ -129,6 +135,8 @@ class Functions(NamedTuple):
     """What the loop calls; `advance` and `measure` are compiled."""
 
     start: Callable[[], State]
+    place: Callable[[Any], Any]
+    """puts arrays where the compiled functions take them: on every device."""
     advance: Any
     """(state, step to stop at, training tasks) -> state."""
     measure: Any
@@ -148,16 +156,25 @@ def inner_loop(preset: Preset, steps: int) -> InnerLoop:
 
 
 def devices(preset: Preset) -> jax.sharding.Mesh | None:
-    """Those that share the tasks of a step, as `method.devices` says; None: JAX's default device alone."""
-    tasks, there = preset.outer.tasks, jax.local_device_count()
-    dividing = [n for n in range(1, there + 1) if tasks % n == 0]
-    count = dividing[-1] if preset.method.devices is None else preset.method.devices
-    if count not in dividing:
-        raise ValueError(f"method.devices = {count}; allowed for {tasks} tasks: {dividing}")
+    """Those that share the tasks of a step, as `method.devices` says; None: JAX's default device alone.
+
+    Several processes train on all that they have.
+    """
+    there, wanted = jax.devices(), preset.method.devices
+    if jax.process_count() > 1:
+        allowed = [len(there)]
+    else:
+        allowed = list(range(1, min(len(there), preset.outer.tasks) + 1))
+    count = allowed[-1] if wanted is None else wanted
+    if count not in allowed:
+        raise ValueError(
+            f"method.devices = {count}; allowed with {len(there)} devices in {jax.process_count()} processes "
+            f"and {preset.outer.tasks} tasks: {allowed}"
+        )
     if count == 1:
         return None
     kind = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((count,), ("tasks",), axis_types=kind, devices=jax.local_devices()[:count])
+    return jax.make_mesh((count,), ("tasks",), axis_types=kind, devices=there[:count])
 
 
 def functions(preset: Preset, problem: TrainingProblem, mesh: jax.sharding.Mesh | None = None) -> Functions:
@@ -205,16 +222,22 @@ def functions(preset: Preset, problem: TrainingProblem, mesh: jax.sharding.Mesh 
     def advance(state: State, stop: jax.Array, tasks: Distribution) -> State:
         return jax.lax.while_loop(lambda s: s.step < stop, lambda s: one(s, tasks), state)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def measure(state: State, tasks: Distribution) -> dict[int, tuple[jax.Array, jax.Array]]:
         episodes = tasks.episodes(jax.random.key(preset.evaluation.seed), preset.evaluation.episodes)
         counts = (0, *preset.evaluation.steps)
         return {k: measured(preset, problem, state, episodes, k, mesh) for k in counts}
 
-    def begin() -> State:
-        return jax.device_put(start(preset, problem.params), everywhere)
+    def place(arrays: PyTree) -> PyTree:
+        if everywhere is None:
+            return jax.device_put(arrays)
+        put = functools.partial(jax.make_array_from_process_local_data, everywhere)
+        return jax.tree.map(lambda x: put(np.asarray(x)), arrays)
 
-    return Functions(begin, advance, measure, gradients_a_step(preset))
+    def begin() -> State:
+        return place(start(preset, problem.params))
+
+    return Functions(begin, place, advance, measure, gradients_a_step(preset))
 
 
 def start(preset: Preset, params: PyTree) -> State:
@@ -236,7 +259,7 @@ def measured(
 ) -> tuple[jax.Array, jax.Array]:
     """(loss, measure) on the query batch of each episode after `steps` inner steps, shape (episodes,).
 
-    The devices of mesh share the episodes where their number divides them.
+    The devices of mesh share the episodes; where these are not divided evenly, some measure one again.
     """
 
     def one(episode: Episode) -> tuple[jax.Array, jax.Array]:
@@ -246,10 +269,14 @@ def measured(
     def each(some: Episode) -> tuple[jax.Array, jax.Array]:
         return jax.lax.map(one, some, batch_size=preset.method.task_chunk or preset.outer.tasks)
 
-    if mesh is None or preset.evaluation.episodes % mesh.size:
+    if mesh is None:
         return each(episodes)
+    count = preset.evaluation.episodes
+    more = -count % mesh.size
+    episodes = jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * more]), episodes)
     spec = jax.sharding.PartitionSpec(mesh.axis_names)
-    return jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec)(episodes)
+    found = jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec)(episodes)
+    return jax.tree.map(lambda x: x[:count], found)
 
 
 def adapted(preset: Preset, problem: TrainingProblem, state: State, batch: PyTree, steps: int) -> PyTree:
