@@ -5,6 +5,7 @@ known to be good.
 """
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,12 +66,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {"train": train, "advise": advise}
 
 
 def answer(commands: dict[str, Callable[..., Any]], program: str, **arguments: Any) -> int:
-    """Runs what the command line asks for; the exit status. A user's mistake is one line."""
+    """Runs what the command line asks for; the exit status. A user's mistake is one line, a warning as well."""
+    warnings.formatwarning = lambda message, *_: f"note: {message}\n"
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(commands, prog=program, **arguments)
-    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return getattr(error, "status", 2)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
