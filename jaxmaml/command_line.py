@@ -4,6 +4,8 @@ A start is quick: what is imported here needs no JAX, and a command imports the 
 known to be good.
 """
 
+import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -37,13 +39,15 @@ def train(preset: Choice) -> int:
     Checkpoints, the learning curve, the resolved configuration and figures go to a folder of
     results/training. Stopped or killed, the same command goes on from the last evaluation.
     """
-    configure(float64=preset.precision == "float64", devices=cores())
+    devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", cores()))
+    configure(float64=preset.precision == "float64", devices=devices)
     try:
-        from jaxmaml.training import loop
+        from jaxmaml.training import loop, processes
     except ModuleNotFoundError as error:
         raise ImportError(f"training needs {error.name}: pip install 'jaxmaml[training]'") from error
 
-    return loop.train(preset)
+    with processes.joined() if preset.distributed else contextlib.nullcontext():
+        return loop.train(preset)
 
 
 def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:

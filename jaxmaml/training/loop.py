@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxmaml import identity, statistics
-from jaxmaml.training import metrics, store
+from jaxmaml.training import metrics, processes, store
 from jaxmaml.training import problem as problems
 from jaxmaml.training.presets import Preset
 from jaxmaml.training.problem import Functions, State, TrainingProblem
@@ -44,16 +44,20 @@ def train(preset: Preset, *, quiet: bool = False) -> int:
     """
     problem = problems.build(preset)
     functions = problems.functions(preset, problem, problems.devices(preset))
-    with store.opened(store.folder(preset), preset, code_identity(), problem.ascending) as kept:
-        with _terminated() as stop, _Report(preset, problem, quiet) as report:
+    with contextlib.ExitStack() as stack:
+        opening = store.opened(store.folder(preset), preset, code_identity(), problem.ascending)
+        kept = processes.of_first(lambda: stack.enter_context(opening))
+        with _terminated() as stop, _Report(preset, problem, quiet or kept is None) as report:
             state, curve = _run(preset, problem, functions, kept, stop, report)
-        report.end(kept, state, curve)
-        if int(state.step) < preset.outer.steps:
-            report.say(f"stopped at step {int(state.step)}; the same command goes on from there")
+        step = int(state.step)
+        if kept is not None:
+            report.end(kept, step, curve)
+        if step < preset.outer.steps:
+            report.say(f"stopped at step {step}; the same command goes on from there")
             return STOPPED
-        if not quiet:
-            _draw(kept.where, preset, problem, state)
-        report.say(f"finished at step {int(state.step)}")
+        if kept is not None and not quiet:
+            _draw(kept.where, preset, problem, jax.tree.map(np.asarray, state))
+        report.say(f"finished at step {step}")
     return 0
 
 
@@ -66,52 +70,58 @@ def _run(
     preset: Preset,
     problem: TrainingProblem,
     functions: Functions,
-    kept: store.Store,
+    kept: store.Store | None,
     stop: list[int],
     report: "_Report",
 ) -> tuple[State, pd.DataFrame]:
-    """(the last state, the curve)"""
-    state, curve = kept.resume(functions.start())
+    """(the last state, the curve of this sitting's process); the first process has the store and keeps it."""
+    state = jax.tree.map(np.asarray, functions.start())
+    curve = pd.DataFrame(columns=list(store.CURVE))
+    if kept is not None:
+        state, curve = kept.resume(state)
+    state, is_new = processes.from_first((state, np.array(curve.empty)))
     state, training, test = functions.place((state, problem.training, problem.test))
     follow = _follow(preset, problem, kept)
     follow(curve)
-    report.begin(kept.where, int(state.step))
+    report.begin(store.folder(preset), int(state.step))
     clock = _Clock(curve)
 
     def evaluate(state: State, curve: pd.DataFrame) -> pd.DataFrame:
-        curve = _measured(functions, state, test, curve, clock.seconds)
-        kept.save(state, curve)
-        follow(curve)
+        with processes.watched():
+            found = jax.tree.map(np.asarray, functions.measure(state, test))
+        curve = _measured(functions, int(state.step), found, curve, clock.seconds)
+        if kept is not None:
+            kept.save(state, curve)
+            follow(curve)
         report.evaluated(curve, clock)
         return curve
 
-    if curve.empty:
+    if is_new:
         curve = evaluate(state, curve)
     compiled = functions.advance.lower(state, preset.outer.steps, training).compile()
     report.since = time.perf_counter(), int(state.step)
-    while int(state.step) < preset.outer.steps and not stop:
+    while int(state.step) < preset.outer.steps and not processes.any_of(bool(stop)):
         at = int(state.step)
         every = preset.evaluation.every
         until = min(preset.outer.steps, (at // every + 1) * every)
-        with clock.counting(until - at):
+        with clock.counting(until - at), processes.watched():
             state = jax.block_until_ready(compiled(state, until, training))
         if not _finite(state.params):
             raise Diverged(
                 f"parameters are not finite after step {until} (finite at {at}); try a smaller "
-                f"inner.alpha or outer.rate; the state of step {at} is kept in {kept.where}"
+                f"inner.alpha or outer.rate; the state of step {at} is kept in {store.folder(preset)}"
             )
         curve = evaluate(state, curve)
     return state, curve
 
 
 def _measured(
-    functions: Functions, state: State, test: object, curve: pd.DataFrame, seconds: float
+    functions: Functions, step: int, each: dict[int, tuple], curve: pd.DataFrame, seconds: float
 ) -> pd.DataFrame:
-    """The curve with a row for each number of inner steps."""
+    """The curve with a row for each number of inner steps, from (loss, measure) of each episode."""
     rows = []
-    for inner_steps, (losses, values) in functions.measure(state, test).items():
+    for inner_steps, (losses, values) in each.items():
         found = statistics.interval(np.asarray(values, float))
-        step = int(state.step)
         gradients = functions.gradients_a_step * step
         loss = float(np.mean(np.asarray(losses, float)))
         measured = (found.mean, found.low, found.high, found.n)
@@ -120,9 +130,11 @@ def _measured(
     return new if curve.empty else pd.concat([curve, new], ignore_index=True)
 
 
-def _follow(preset: Preset, problem: TrainingProblem, kept: store.Store) -> Callable[[pd.DataFrame], None]:
+def _follow(
+    preset: Preset, problem: TrainingProblem, kept: store.Store | None
+) -> Callable[[pd.DataFrame], None]:
     """What adds the curve's new evaluations to the file of --metrics."""
-    if preset.metrics is None:
+    if preset.metrics is None or kept is None:
         return lambda curve: None
     return metrics.stream(pathlib.Path(preset.metrics), kept.run, problem.unit)
 
@@ -200,13 +212,14 @@ class _Report:
         if not self.console.is_terminal:
             self.say(f"step {step} of {self.steps}: {text}")
 
-    def end(self, kept: store.Store, state: State, curve: pd.DataFrame) -> None:
+    def end(self, kept: store.Store, step: int, curve: pd.DataFrame) -> None:
         """The last evaluation, as the last; and which was best, as what it is."""
-        for row in curve[curve.step == int(state.step)].itertuples():
+        for row in curve[curve.step == step].itertuples():
             self.say(f"step {row.step}, {self._result(row)}")
+        assert kept.last is not None
         best = kept.last.best
         row = next(curve[(curve.step == best) & (curve.inner_steps == self.inner_steps)].itertuples())
-        if best != int(state.step):
+        if best != step:
             self.say(f"best of {curve.step.nunique()} evaluations, step {best}, {self._result(row)}")
 
     def _result(self, row: Any) -> str:

@@ -132,6 +132,8 @@ class Preset:
     """go on with a run of other code or other versions of packages; its checkpoints say so from then on."""
     metrics: str | None = None
     """file to add a line of JSON to at every evaluation."""
+    distributed: bool = False
+    """train in several processes, on all their devices; docs/scaling.md says how they find each other."""
 
 
 _PRESETS = (
@@ -191,7 +193,7 @@ DESCRIPTIONS = {preset.name: text for text, preset in _PRESETS}
 def digest_of(preset: Preset) -> dict:
     """What identifies a run: everything but how long it lasts, where it is kept and where its data are."""
     resolved = dataclasses.asdict(preset)
-    for name in ("name", "out", "accept_changes", "metrics"):
+    for name in ("name", "out", "accept_changes", "metrics", "distributed"):
         del resolved[name]
     del resolved["data"]["path"], resolved["outer"]["steps"]
     return resolved
