@@ -340,21 +340,23 @@ def _on_devices(
     """`of.sums` over each device's own tasks, and the sums of these."""
     axes = mesh.axis_names
     count = jax.tree.leaves(episodes)[0].shape[0]
-    if more := -count % mesh.size:
-        of = dataclasses.replace(of, copies=weights is None)
-        weights = jnp.ones(count, jnp.float32) if weights is None else weights
-        weights = jnp.concatenate([weights, jnp.zeros(more, weights.dtype)])
-        episodes = jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * more]), episodes)
     tasks, everywhere = jax.sharding.PartitionSpec(axes), jax.sharding.PartitionSpec()
+    uneven = bool(count % mesh.size)
+    if uneven:
+        of = dataclasses.replace(of, copies=weights is None)
 
     def of_device(params: PyTree, rates: PyTree, episodes: Episode, weights: Any) -> _Sums:
         rates = alpha if is_optax(alpha) else rates
+        if uneven:
+            (episodes, p), own = share((episodes, weights), count, mesh)
+            weights = jnp.where(own, jnp.ones(own.shape, jnp.float32) if p is None else p, 0)
         found = of.sums(*differentiable(params, rates, episodes), episodes, weights, task_chunk)
         weight, gradient, value = jax.lax.psum((found.weight, found.gradient, found.value), axes)
         return _Sums(weight, gradient, value, found.of_each)
 
     given = (params, None if is_optax(alpha) else alpha, episodes, weights)
-    specs = (everywhere, everywhere, tasks, tasks)
+    # Uneven tasks are on every device, and each takes its own: left to it, XLA would send them about.
+    specs = (everywhere, everywhere, *[everywhere if uneven else tasks] * 2)
     if jax.sharding.AxisType.Explicit in mesh.axis_types:
         given = tuple(
             jax.tree.map(lambda x, to=to: jax.sharding.reshard(x, to), part)
@@ -366,7 +368,22 @@ def _on_devices(
         in_specs=specs,
         out_specs=_Sums(everywhere, everywhere, everywhere, tasks),
     )(*given)
-    return found._replace(of_each=jax.tree.map(lambda x: x[:count], found.of_each)) if more else found
+    if not uneven:
+        return found
+    of_each = found.of_each
+    if jax.sharding.AxisType.Explicit in mesh.axis_types:  # where they cannot be cut otherwise
+        of_each = jax.sharding.reshard(of_each, jax.sharding.NamedSharding(mesh, everywhere))
+    return found._replace(of_each=jax.tree.map(lambda x: x[:count], of_each))
+
+
+def share(tasks: PyTree, count: int, mesh: jax.sharding.Mesh) -> tuple[PyTree, jax.Array]:
+    """Inside `shard_map`: (those of `count` tasks that are this device's, which of them are no copies).
+
+    All devices have as many; where `count` is not enough the last task is copied.
+    """
+    width = -(-count // mesh.size)
+    place = jax.lax.axis_index(mesh.axis_names) * width + jnp.arange(width)
+    return jax.tree.map(lambda x: x[jnp.minimum(place, count - 1)], tasks), place < count
 
 
 def _in_chunks(

@@ -70,7 +70,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {"train": train, "advise": advise}
 
 
 def answer(commands: dict[str, Callable[..., Any]], program: str, **arguments: Any) -> int:
-    """Runs what the command line asks for; the exit status. A user's mistake is one line, a warning as well."""
+    """Runs what the command line asks for; the exit status. A user's mistake is one line, a warning too."""
     warnings.formatwarning = lambda message, *_: f"note: {message}\n"
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(commands, prog=program, **arguments)

@@ -42,6 +42,7 @@ def train(preset: Preset, *, quiet: bool = False) -> int:
       Diverged: the parameters are not finite; the last state that was is kept.
       Further those of `store.opened`, and of `problem.build` and `problem.functions`; they write nothing.
     """
+    problems.check_preset(preset)
     problem = problems.build(preset)
     functions = problems.functions(preset, problem, problems.devices(preset))
     with contextlib.ExitStack() as stack:
@@ -135,7 +136,7 @@ def _follow(
 ) -> Callable[[pd.DataFrame], None]:
     """What adds the curve's new evaluations to the file of --metrics."""
     if preset.metrics is None or kept is None:
-        return lambda curve: None
+        return lambda _: None
     return metrics.stream(pathlib.Path(preset.metrics), kept.run, problem.unit)
 
 

@@ -25,6 +25,7 @@ from jaxmaml import (
     theorem_delta,
     tree,
 )
+from jaxmaml._meta_gradient import share
 from jaxmaml.checks import check_positive, check_step_count
 from jaxmaml.data import Distribution, classes, image_sets, image_side
 from jaxmaml.data.images import Images
@@ -272,11 +273,14 @@ def measured(
     if mesh is None:
         return each(episodes)
     count = preset.evaluation.episodes
-    more = -count % mesh.size
-    episodes = jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * more]), episodes)
-    spec = jax.sharding.PartitionSpec(mesh.axis_names)
-    found = jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec)(episodes)
-    return jax.tree.map(lambda x: x[:count], found)
+    everywhere, tasks = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(mesh.axis_names)
+    of_device = jax.shard_map(
+        lambda all_of_them: each(share(all_of_them, count, mesh)[0]),
+        mesh=mesh,
+        in_specs=everywhere,
+        out_specs=tasks,
+    )
+    return jax.tree.map(lambda x: x[:count], of_device(episodes))
 
 
 def adapted(preset: Preset, problem: TrainingProblem, state: State, batch: PyTree, steps: int) -> PyTree:

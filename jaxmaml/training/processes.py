@@ -1,4 +1,4 @@
-"""One run in several processes, each with devices of its own: they compute the same, and the first one writes.
+"""One run in several processes, each with devices of its own; the first one writes.
 
 The processes find each other by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by what
 Slurm and Open MPI tell them. They agree on whatever decides what is computed next; when one is lost, all end.

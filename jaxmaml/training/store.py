@@ -92,7 +92,7 @@ class Store:
             self._show(self.last)
 
     def resume(self, start: State) -> tuple[State, pd.DataFrame]:
-        """The last state, in NumPy, and the curve up to it; `start` and an empty curve where there is none."""
+        """The last state, in NumPy, and the curve up to it; where there is none, `start` and no curve."""
         like = jax.tree.map(np.asarray, start)
         if self.last is None:
             return like, pd.DataFrame(columns=list(CURVE))
@@ -115,7 +115,11 @@ class Store:
             self.code,
             storage.environment(),
             self.run,
-            best_step(curve[curve.step.isin([*self.seals, step])], self.preset["evaluation"]["steps"][0], self.ascending),
+            best_step(
+                curve[curve.step.isin([*self.seals, step])],
+                self.preset["evaluation"]["steps"][0],
+                self.ascending,
+            ),
             self.accepted,
             curve.to_dict("records"),
         )
@@ -200,7 +204,7 @@ def opened(
 
 
 def best_step(curve: pd.DataFrame, inner_steps: int, ascending: bool) -> int:
-    """The first evaluation with the best measure after `inner_steps`; nan is worst. Among those of step 0 too."""
+    """The step of the first evaluation with the best measure after `inner_steps`; nan is worst."""
     rows = curve[curve.inner_steps == inner_steps]
     worth = rows.value.to_numpy(float) * (1 if ascending else -1)
     return int(rows.step.iloc[int(np.argmax(np.where(np.isnan(worth), -np.inf, worth)))])

@@ -57,7 +57,7 @@ def start(where, steps):
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.exhaustive)])
 def test_two_processes(tmp_path, victim):
-    """Killed in the middle, they end in a message, and one process goes on; the end is that of one process."""
+    """One is killed, the other ends with a message; one process goes on, and ends as one alone."""
     where = tmp_path / "two"
     both = start(where, 4000)
     while seals(where) < 10:

@@ -1,4 +1,4 @@
-"""A run's folder: what is damaged is named and never read, what another run left is refused, nothing is lost."""
+"""A run's folder: what is damaged is named and never read, another run is refused, nothing is lost."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from test_training import REPOSITORY, changed, command, small
+from test_training import REPOSITORY, command, small
 
 from jaxmaml import storage
 from jaxmaml.training import loop, metrics, problem, store
@@ -126,7 +126,9 @@ class TestDamage:
             flip(path, 4000)
         with (
             pytest.warns(match="set aside"),
-            pytest.raises(storage.Damaged, match=r"has no sound checkpoint .*; allowed: another folder \(--out\)"),
+            pytest.raises(
+                storage.Damaged, match=r"has no sound checkpoint .*; allowed: another folder \(--out\)"
+            ),
         ):
             train(run)
         with pytest.raises(storage.Damaged, match="has no sound checkpoint"):  # nor the next time
@@ -183,7 +185,7 @@ class TestRefused:
 
     def test_another_code(self, run, monkeypatch):
         code = loop.code_identity()
-        more = {name: "other" for name in sorted(code)[:4]}
+        more = dict.fromkeys(sorted(code)[:4], "other")
         monkeypatch.setattr(loop, "code_identity", lambda: code | more)
         first = sorted(code)[0]
         says = f"holds a run of another code: {first} changed, .* and 1 more; allowed: .* or --accept-changes"
@@ -196,7 +198,7 @@ class TestRefused:
         says = r"holds a run of another code: jax [\d.]+, now 0.1.2; allowed"
         self.refused(run, ValueError, says)
 
-    def test_accepted(self, run, finished, monkeypatch):
+    def test_accepted(self, run, monkeypatch):
         """It goes on, and says so in all checkpoints from then on."""
         self.other_jax(monkeypatch)
         with pytest.warns(match="goes on from step 30 with another code: jax"):

@@ -1,7 +1,6 @@
 """Training runs: resumed equals uninterrupted, bad input, and what the loop computes."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -245,7 +244,9 @@ def test_devices_share_the_tasks(tmp_path, precision, episodes, tasks):
         training, test = functions.place((built.training, built.test))
         state = functions.advance(functions.start(), 5, training)
         assert len(state.params["head"]["bias"].sharding.device_set) == count
-        found.append(jax.tree.map(np.asarray, (state.params, state.log_alpha, functions.measure(state, test))))
+        found.append(
+            jax.tree.map(np.asarray, (state.params, state.log_alpha, functions.measure(state, test)))
+        )
     chex.assert_trees_all_close(*found, rtol=tolerance, atol=tolerance)
     assert found[0][2][1][0].shape == (episodes,)
 
