@@ -7,8 +7,8 @@ A step with m tasks on each of n devices takes
     T(n) = m F / (u R)  +  2 (n - 1) / n  S / W  +  2 min(n - 1, log2 n) l
 
 F, the operations of a task, at a share u of the peak R of a device; then the all-reduce of the gradient, of
-S bytes, over links of W bytes a second and of latency l, by a ring or a tree. The efficiency is T(1) / T(n): a step
-with n m tasks on n devices against one with m on one.
+S bytes, over links of W bytes a second and of latency l, by a ring or a tree. The efficiency is T(1) / T(n):
+a step with n m tasks on n devices against one with m on one.
 """
 
 import math

@@ -21,7 +21,7 @@ from jaxmaml.training import problem
 from test_training import changed, small
 
 for tasks in (5, 8):
-    preset = small("", 3, precision="float64", outer={"steps": 3, "tasks": tasks}, inner={"learn_alpha": True})
+    preset = small("", precision="float64", outer={"steps": 3, "tasks": tasks}, inner={"learn_alpha": True})
     built = problem.build(preset)
     for count in (1, 2, 3, 4):
         chosen = changed(preset, method={"devices": count})

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -336,6 +337,33 @@ def test_divergence_is_named_and_nothing_is_lost(tmp_path):
     with pytest.raises(loop.Diverged, match=r"not finite after step 10 \(finite at 0\)"):
         loop.train(preset, quiet=True)
     assert final(tmp_path)[0]["step"] == 0
+
+
+def test_lines_without_a_terminal(tmp_path, capsys):
+    """A line at every evaluation; the last one as the last, the best as the best; how it ended."""
+    preset = small(tmp_path, 30)
+    built = problem.build(preset)
+    with (
+        store.opened(tmp_path, preset, {}, built.ascending) as kept,
+        loop._Report(preset, built, False) as report,
+    ):
+        functions = problem.functions(preset, built)
+        curve = loop._run(preset, built, functions, kept, [], report)[1]
+        report.end(kept, 30, curve)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"digits: {tmp_path}"
+    assert re.fullmatch(r"step 0 of 30: loss [\d.]+, accuracy [\d.]+", lines[1])
+    for line, step in zip(lines[2:5], (10, 20, 30), strict=True):
+        pattern = rf"step {step} of 30: loss [\d.]+, accuracy [\d.]+, \S+ steps/s, \d+ s left"
+        assert re.fullmatch(pattern, line), line
+    rows = curve[curve.step == 30].itertuples()
+    for line, row in zip(lines[5:8], rows, strict=True):
+        assert line.startswith(f"step 30, {row.inner_steps} inner steps: accuracy {row.value:.4f} [")
+    best = store.best_step(curve, 1, True)
+    value = curve[(curve.step == best) & (curve.inner_steps == 1)].value.item()
+    assert best != 30, "this test needs a run whose last evaluation is not the best"
+    assert lines[8].startswith(f"best of 4 evaluations, step {best}, 1 inner steps: accuracy {value:.4f}")
+    assert len(lines) == 9
 
 
 def test_one_line_on_the_command_line(tmp_path):
