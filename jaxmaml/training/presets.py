@@ -74,7 +74,7 @@ class Method:
     task_chunk: int | None = None
     """tasks vectorised together; None: all of them."""
     devices: int | None = None
-    """devices that share the tasks of a step (on a CPU its cores); None: all, or one for each task."""
+    """devices that share the tasks of a step (on a CPU its cores); None: the most that divide them."""
 
 
 @dataclass(frozen=True)

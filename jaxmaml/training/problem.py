@@ -159,18 +159,18 @@ def inner_loop(preset: Preset, steps: int) -> InnerLoop:
 def devices(preset: Preset) -> jax.sharding.Mesh | None:
     """Those that share the tasks of a step, as `method.devices` says; None: JAX's default device alone.
 
-    Several processes train on all that they have.
+    By default the most that divide the tasks: on two cores, two are slower than one where they do not. Several
+    processes train on all that they have.
     """
-    there, wanted = jax.devices(), preset.method.devices
-    if jax.process_count() > 1:
-        allowed = [len(there)]
-    else:
-        allowed = list(range(1, min(len(there), preset.outer.tasks) + 1))
-    count = allowed[-1] if wanted is None else wanted
+    there, tasks = jax.devices(), preset.outer.tasks
+    several = jax.process_count() > 1
+    allowed = [len(there)] if several else list(range(1, min(len(there), tasks) + 1))
+    by_default = allowed[-1] if several else max(n for n in allowed if tasks % n == 0)
+    count = by_default if preset.method.devices is None else preset.method.devices
     if count not in allowed:
         raise ValueError(
             f"method.devices = {count}; allowed with {len(there)} devices in {jax.process_count()} processes "
-            f"and {preset.outer.tasks} tasks: {allowed}"
+            f"and {tasks} tasks: {allowed}"
         )
     if count == 1:
         return None

@@ -252,6 +252,13 @@ def test_devices_share_the_tasks(tmp_path, precision, episodes, tasks):
     assert found[0][2][1][0].shape == (episodes,)
 
 
+@pytest.mark.parametrize(("tasks", "expected"), [(1, 1), (4, 2), (5, 1)])
+def test_devices_by_default(tasks, expected):
+    """The most that divide the tasks."""
+    mesh = problem.devices(small("", outer={"tasks": tasks, "steps": 1}))
+    assert (1 if mesh is None else mesh.size) == expected
+
+
 @pytest.mark.parametrize(
     ("count", "tasks", "says"),
     [
