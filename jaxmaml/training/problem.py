@@ -159,8 +159,8 @@ def inner_loop(preset: Preset, steps: int) -> InnerLoop:
 def devices(preset: Preset) -> jax.sharding.Mesh | None:
     """Those that share the tasks of a step, as `method.devices` says; None: JAX's default device alone.
 
-    By default the most that divide the tasks: on two cores, two are slower than one where they do not. Several
-    processes train on all that they have.
+    By default the most that divide the tasks: on two cores, two are slower than one where they do not.
+    Several processes train on all that they have.
     """
     there, tasks = jax.devices(), preset.outer.tasks
     several = jax.process_count() > 1
