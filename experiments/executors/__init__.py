@@ -21,7 +21,9 @@ class Slurm:
     """What a job asks Slurm for. The variables of sbatch (SBATCH_ACCOUNT and so on) hold as well."""
 
     partition: str | None = None
+    """by its name; None: Slurm's default."""
     gpus_per_node: int = 0
+    """GPUs of a job, which takes one node."""
     cpus_per_task: int = 1
     """cores of a job, which are the devices its cells are sharded over, unless it has GPUs."""
     timeout_min: int = 240
