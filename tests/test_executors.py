@@ -1,5 +1,4 @@
-"""Cells in other processes: every cell once, the numbers of one process bit for bit, and nothing lost that was
-finished, whoever dies."""
+"""Cells in other processes: each once, the numbers of one process bit for bit, nothing finished is lost."""
 
 import collections
 import concurrent.futures
@@ -28,12 +27,12 @@ from experiments.run import Run
 
 pytestmark = pytest.mark.xdist_group("executors")
 ROOT = pathlib.Path(__file__).parents[1]
-CHUNK = 4
+CHUNK, STEPS = 4, 8000
 
 
 def slow_cells():
-    """Twelve chunks of CHUNK cells, in two groups."""
-    return test_sweep.cells(24, record=(0, 20_000))
+    """Twelve chunks of CHUNK cells."""
+    return test_sweep.cells(48, estimators=("maml",), record=(0, STEPS))
 
 
 def run(labelled, folder, executor, **more):
@@ -53,7 +52,7 @@ def assert_each_cell_once(folder, report):
 
 @contextlib.contextmanager
 def when_half_done(folder, act):
-    """Calls `act` once some chunks are written, beside what the context does; gives their files' times then."""
+    """Calls `act` once some chunks are written, beside what the context does; gives these files' times."""
     seen, over = {}, threading.Event()
 
     def watch():
@@ -130,9 +129,8 @@ def test_dask_computes_what_one_process_does(dask, tmp_path, whole):
         steps = list(jobs.gather(workers, prepared.missing))
         outcomes = [done for done in steps if isinstance(done, jobs.Outcome)]
         assert len({outcome.where for outcome in outcomes}) == 2, "one worker did all"
-        assert sum(done for done in steps if isinstance(done, int)) == 48 * 20_000
-        # Each worker compiles, or reads, each program once.
-        assert sum(outcome.programs for outcome in outcomes) <= 4
+        assert sum(done for done in steps if isinstance(done, int)) == 48 * STEPS
+        assert sum(outcome.programs for outcome in outcomes) == 2, "a worker keeps its programs"
         rows, report = run(slow_cells(), tmp_path, workers)
     assert report.reused == report.cells == 48
     assert_each_cell_once(tmp_path, report)
@@ -173,12 +171,12 @@ def test_dask_worker_that_dies_costs_its_unfinished_chunks_only(dask, tmp_path, 
 
 
 def test_lost_scheduler_is_one_line_and_the_sweep_resumes(dask, tmp_path, whole, capfd):
-    with executors.start(dask.options()) as workers:
-        with (
-            pytest.raises(ChildProcessError) as caught,
-            when_half_done(tmp_path, lambda: dask.scheduler.send_signal(signal.SIGKILL)) as finished,
-        ):
-            run(slow_cells(), tmp_path, workers)
+    with (
+        executors.start(dask.options()) as workers,
+        pytest.raises(ChildProcessError) as caught,
+        when_half_done(tmp_path, lambda: dask.scheduler.send_signal(signal.SIGKILL)) as finished,
+    ):
+        run(slow_cells(), tmp_path, workers)
     message = str(caught.value)
     assert message.startswith(f"executor dask at {dask.address}: ")
     assert "cancelled, the connection is lost" in message
@@ -263,8 +261,9 @@ def test_a_job_that_fails_is_one_line_after_the_others(threads, tmp_path, monkey
     monkeypatch.setattr(results, "write_chunk", fails_once)
     with pytest.raises(ChildProcessError) as caught:
         run(labelled, tmp_path, threads)
+    here = f"{os.uname().nodename}, process {os.getpid()}"
     assert str(caught.value) == (
-        f"executor ThreadPoolExecutor: 1 of 6 jobs did not finish: {os.uname().nodename}, process {os.getpid()}: "
+        f"executor ThreadPoolExecutor: 1 of 6 jobs did not finish: {here}: "
         "OSError: no space left (1). What is finished is kept, the same command goes on from there"
     )
     assert "fails_once" in caught.value.__notes__[0]
@@ -365,9 +364,9 @@ def test_a_cell_is_traced_once(tmp_path, monkeypatch):
 
 
 def test_quantities_travel_by_their_name():
-    from experiments.claims import _directions
+    from experiments.claims import adaptive_step
 
-    quantities = [x for x in vars(_directions).values() if isinstance(x, shared_cells.Quantity)]
+    quantities = [x for x in vars(adaptive_step).values() if isinstance(x, shared_cells.Quantity)]
     assert quantities
     for quantity in quantities:
         assert pickle.loads(pickle.dumps(quantity)) is quantity
