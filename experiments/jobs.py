@@ -144,7 +144,7 @@ class Settings:
         }
         for what, (here, there) in pairs.items():
             if here != there:
-                raise ValueError(f"{what} = {here}; the sweep has {there}. Start the workers again, alike")
+                raise ValueError(f"{what} = {here}; the sweep has {there}. Start the workers anew")
 
 
 _CONFIG = (
@@ -260,7 +260,7 @@ def gather(workers: Workers, jobs: Sequence[Job]) -> "Iterator[int | Outcome]":
 
 def _submit(workers: Workers, job: Job) -> "concurrent.futures.Future[Outcome]":
     try:
-        return workers.executor.submit(perform, _settings(job, workers.devices), pickle.dumps(job))
+        return workers.executor.submit(perform, _settings(job, workers), pickle.dumps(job))
     except RuntimeError as error:  # the engine is gone
         future: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
         future.set_exception(error)
@@ -304,7 +304,7 @@ def _in_turn(jobs: Sequence[Job]) -> list[Job]:
     return [job for _, job in sorted(zip(order, jobs, strict=True), key=lambda pair: pair[0])]
 
 
-def _settings(job: Job, devices: int | None) -> Settings:
+def _settings(job: Job, workers: Workers) -> Settings:
     used = keys.modules(job.cells[0])
     if "__main__" in used:
         raise ValueError(
@@ -315,11 +315,11 @@ def _settings(job: Job, devices: int | None) -> Settings:
     return Settings(
         {name: getattr(jax.config, name) for name in _CONFIG},
         os.environ.get("XLA_FLAGS", ""),
-        devices,
+        workers.devices,
         [os.path.abspath(folder) for folder in sys.path],
         elsewhere,
         _digests([*used, "jaxmaml"]),
-        keys.environment(),
+        keys.environment(workers.platform),
     )
 
 

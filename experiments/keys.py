@@ -48,9 +48,9 @@ def cell_key(cell: Cell, name: str) -> str:
     return cell_keys([cell], name)[0]
 
 
-def cell_keys(cells: Sequence[Cell], name: str) -> list[str]:
-    """The keys of cells of one group, whose signature is `name`."""
-    about = (name, _code(modules(cells[0])), environment())
+def cell_keys(cells: Sequence[Cell], name: str, platform: str | None = None) -> list[str]:
+    """The keys of cells of one group, whose signature is `name`, on a platform; None: this process's."""
+    about = (name, _code(modules(cells[0])), environment(platform))
     known: dict[int, bytes] = {}
 
     def numbers(leaf: Any) -> bytes:
@@ -73,11 +73,11 @@ def modules(node: Any) -> set[str]:
     return own.union(*(modules(getattr(node, f.name)) for f in dataclasses.fields(node)))
 
 
-def environment() -> str:
-    """What else than the code the numbers depend on."""
+def environment(platform: str | None = None) -> str:
+    """What else than the code the numbers depend on; the platform is this process's, or the one given."""
     about = storage.environment()
     versions = [about["versions"][name] for name in ("jax", "jaxlib", "numpy")]
-    return json.dumps([*versions, about["platform"], about["x64"]])
+    return json.dumps([*versions, platform or about["platform"], about["x64"]])
 
 
 def _code(names: set[str]) -> str:

@@ -302,16 +302,29 @@ def test_folder_that_is_not_shared(threads, tmp_path, monkeypatch):
 def test_worker_that_would_compute_something_else_is_refused(tmp_path, monkeypatch):
     prepared = sweep.prepare(test_sweep.cells(2, estimators=("maml",)), tmp_path, quiet=True)
     prepared.cancel()
-    settings = jobs._settings(prepared.missing[0], None)
+    settings = jobs._settings(prepared.missing[0], executors.Workers("", None))
     monkeypatch.setattr(jobs, "_started", [settings.xla_flags])
     settings.check()
     for changed, message in (
-        ({"environment": "jax 0.1"}, "float64.* the sweep has jax 0.1. Start the workers again"),
+        ({"environment": "jax 0.1"}, "float64.* the sweep has jax 0.1. Start the workers anew"),
         ({"xla_flags": "--other"}, "XLA_FLAGS = .*the sweep has --other"),
         ({"code": settings.code | {"jaxmaml": "other"}}, "code of jaxmaml = .*the sweep has other"),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(settings, **changed).check()
+
+
+def test_cells_are_planned_for_the_platform_of_the_workers(threads, tmp_path):
+    """Keys and layout are those of a GPU, which these workers are not."""
+    labelled = test_sweep.cells(2, estimators=("maml",))
+    own = sweep.prepare(labelled, tmp_path, quiet=True, executor=threads)
+    workers = executors.Workers("mine", threads, platform="gpu")
+    prepared = sweep.prepare(labelled, tmp_path, quiet=True, executor=workers)
+    assert not set(prepared.keys) & set(own.keys)
+    assert not prepared.missing[0].layout.quickly
+    with pytest.raises(ChildProcessError, match=r'"cpu", true\]; the sweep has .*"gpu", true\]'):
+        prepared.run()
+    assert not written(tmp_path)
 
 
 def test_progress_of_long_jobs(tmp_path, monkeypatch):
@@ -399,3 +412,5 @@ def test_this_process_is_the_default():
         ValueError, match="unknown executor 'dusk'; known: dask, local, loky, slurm. Did you mean"
     ):
         executors.check(executors.Options("dusk"))
+    with pytest.raises(ValueError, match="platform = 'gpus'; allowed: cpu, gpu, tpu"):
+        executors.check(executors.Options("loky", platform="gpus"))

@@ -148,10 +148,16 @@ def test_unknown_experiment():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--executor", "dusk"), "unknown executor 'dusk'; known: dask, local, loky, slurm. Did you mean 'dask'?"),
+        (
+            ("--executor", "dusk"),
+            "unknown executor 'dusk'; known: dask, local, loky, slurm. Did you mean 'dask'?",
+        ),
         (("--executor", "loky", "--workers", "0"), "workers = 0; allowed: >= 1"),
         (("--executor", "dask"), "executor = 'dask' needs its scheduler: --scheduler tcp://host:8786, or "),
-        (("--workers", "2"), "executor = 'local'; --workers, --scheduler and --slurm are for another executor"),
+        (
+            ("--workers", "2"),
+            "executor = 'local'; --workers, --platform, --scheduler and --slurm are for the others",
+        ),
         (("--executor", "slurm", "--slurm.cluster", "slum"), "slurm.cluster = 'slum'; "),
     ],
 )
