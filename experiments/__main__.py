@@ -11,15 +11,22 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments import claims
+from experiments import claims, executors
 from jaxmaml import command_line
 from jaxmaml.configuration import configure
 
 Scale = Literal["smoke", "default", "full"]
 Experiment = Annotated[str, tyro.conf.arg(help="a claim's name (see `list`), or all")]
+Where = Annotated[executors.Options, tyro.conf.arg(name="")]
+HERE = executors.Options()
 
 
-def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: int | None = None) -> None:
+def run(
+    scale: Scale = "default",
+    experiment: Experiment = "all",
+    chunk_cells: int | None = None,
+    where: Where = HERE,
+) -> None:
     """Run the sweeps that are not on disk yet, measure, and judge.
 
     Args:
@@ -27,11 +34,12 @@ def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: i
       chunk_cells: cells in one call of a program; a killed sweep loses at most this many.
     """
     claims.select(experiment)
-    from experiments import pipeline, sweep
+    with executors.start(where) as workers:
+        from experiments import pipeline, sweep
 
-    sweep.prepare_devices()
-    started = time.perf_counter()
-    pipeline.run(scale, pipeline.select(experiment), chunk_cells)
+        sweep.prepare_devices()
+        started = time.perf_counter()
+        pipeline.run(scale, pipeline.select(experiment), chunk_cells, workers)
     print(f"total: {time.perf_counter() - started:.0f} s")
 
 
@@ -50,9 +58,9 @@ def report(scale: Scale = "default") -> None:
     pipeline.report(scale)
 
 
-def reproduce(scale: Scale = "default", experiment: Experiment = "all") -> None:
-    """Run, plot and report, in one process."""
-    run(scale, experiment)
+def reproduce(scale: Scale = "default", experiment: Experiment = "all", where: Where = HERE) -> None:
+    """Run, plot and report."""
+    run(scale, experiment, where=where)
     plot(scale, experiment)
     report(scale)
 

@@ -145,7 +145,7 @@ class Settings:
         }
         for what, (own, there) in pairs.items():
             if own != there:
-                raise ValueError(f"{what} = {own}; the sweep has {there}. Start the workers again, alike")
+                raise ValueError(f"{what} = {own}; the sweep has {there}. Start the workers anew")
 
 
 _CONFIG = (
@@ -261,7 +261,7 @@ def gather(workers: Workers, jobs: Sequence[Job]) -> "Iterator[int | Outcome]":
 
 def _submit(workers: Workers, job: Job) -> "concurrent.futures.Future[Outcome]":
     try:
-        return workers.executor.submit(perform, _settings(job, workers.devices), pickle.dumps(job))
+        return workers.executor.submit(perform, _settings(job, workers), pickle.dumps(job))
     except RuntimeError as error:  # the engine is gone
         future: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
         future.set_exception(error)
@@ -305,7 +305,7 @@ def _in_turn(jobs: Sequence[Job]) -> list[Job]:
     return [job for _, job in sorted(zip(order, jobs, strict=True), key=lambda pair: pair[0])]
 
 
-def _settings(job: Job, devices: int | None) -> Settings:
+def _settings(job: Job, workers: Workers) -> Settings:
     code = identity.code(job.cells[0])
     used = {name.partition(":")[0] for name in code}
     if "__main__" in used:
@@ -317,9 +317,9 @@ def _settings(job: Job, devices: int | None) -> Settings:
     return Settings(
         {name: getattr(jax.config, name) for name in _CONFIG},
         os.environ.get("XLA_FLAGS", ""),
-        devices,
+        workers.devices,
         [os.path.abspath(folder) for folder in sys.path],
         elsewhere,
         code,
-        identity.environment(),
+        identity.environment() | ({"platform": workers.platform} if workers.platform else {}),
     )

@@ -68,7 +68,7 @@ def answer(commands: dict[str, Callable[..., Any]], program: str, **arguments: A
     """Runs what the command line asks for; the exit status. A user's mistake is one line."""
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(commands, prog=program, **arguments)
-    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:
+    except (ValueError, FileNotFoundError, ImportError, FloatingPointError, ChildProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -83,6 +83,7 @@ def test_title_that_cannot_be_read(tmp_path, monkeypatch):
         (["lsit"], 2),
         *(([word, "--experiment", "fo_flor"], 2) for word in ("run", "plot", "reproduce")),
         (["run", "--scale", "smokey"], 2),
+        (["run", "--executor", "dusk"], 2),
         (["train", "digitz"], 2),
         (["advise", "digitz"], 2),
     ],
@@ -131,7 +132,7 @@ def test_the_command_line_without_its_extra():
 def test_reproduce_runs_plots_and_reports(monkeypatch):
     called = []
     for name in ("run", "plot", "report"):
-        monkeypatch.setattr(__main__, name, lambda *words, name=name: called.append((name, *words)))
+        monkeypatch.setattr(__main__, name, lambda *words, name=name, **_: called.append((name, *words)))
     __main__.reproduce("smoke", "fo_floor")
     assert called == [("run", "smoke", "fo_floor"), ("plot", "smoke", "fo_floor"), ("report", "smoke")]
 
@@ -142,6 +143,29 @@ def test_unknown_experiment():
     assert done.stderr.startswith("error: unknown experiment 'fo_flor'; known: adaptive_step, all, ")
     assert done.stderr.rstrip().endswith("Did you mean 'fo_floor'?")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--executor", "dusk"),
+            "unknown executor 'dusk'; known: dask, local, loky, slurm. Did you mean 'dask'?",
+        ),
+        (("--executor", "loky", "--workers", "0"), "workers = 0; allowed: >= 1"),
+        (("--executor", "dask"), "executor = 'dask' needs its scheduler: --scheduler tcp://host:8786, or "),
+        (
+            ("--workers", "2"),
+            "executor = 'local'; --workers, --platform, --scheduler and --slurm are for the others",
+        ),
+        (("--executor", "slurm", "--slurm.cluster", "slum"), "slurm.cluster = 'slum'; "),
+    ],
+)
+def test_where_cells_cannot_run(words, message):
+    done = command("run", "--experiment", "fo_floor", "--scale", "smoke", *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_unknown_scale():
@@ -174,5 +198,5 @@ def test_nothing_to_draw(word, tmp_path):
 def test_help_teaches():
     done = command("run", "--help")
     assert done.returncode == 0
-    for word in ("--scale", "smoke", "--experiment", "--chunk-cells", "killed sweep"):
+    for word in ("--scale", "smoke", "--experiment", "--chunk-cells", "killed sweep", "--executor"):
         assert word in done.stdout
