@@ -29,7 +29,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from experiments import results
 from experiments.cells import Quantity
 from jaxmaml import storage
+from jaxmaml.checks import check_step_count
 from jaxmaml.configuration import configure, cores
+from jaxmaml.paths import check_folder
 from jaxmaml.types import PyTree
 
 Labels = Mapping[str, Any]
@@ -191,6 +193,9 @@ def prepare(
 
     What is prepared while another sweep runs costs little time by the clock.
     """
+    if chunk_cells is not None:
+        check_step_count("chunk_cells", chunk_cells)
+    check_folder("directory", directory)
     cells = [cell for _, cell in labelled]
     for cell in cells:
         cell.check()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from jaxmaml.paths import naming
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -19,7 +21,7 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
     """All of `data` or nothing: temporary file in the same folder, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with naming(path), temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
