@@ -301,7 +301,9 @@ def check_preset(preset: Preset) -> None:
     }
     for name, rate in rates.items():
         check_positive(name, rate)
-        check_positive(f"{name} = {rate!r} in {preset.precision}", np.asarray(rate, preset.precision).item())
+        with np.errstate(over="ignore"):
+            rounded = np.asarray(rate, preset.precision).item()
+        check_positive(f"{name} = {rate!r} in {preset.precision}", rounded)
     if data.path is not None:
         check_path("data.path", data.path)
     theorem = preset.outer.optimizer == "theorem"
