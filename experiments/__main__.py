@@ -14,6 +14,7 @@ import tyro
 from experiments import claims, executors
 from jaxmaml import command_line
 from jaxmaml.configuration import configure
+from jaxmaml.paths import check_folder, check_path
 
 Scale = Literal["smoke", "default", "full"]
 Experiment = Annotated[str, tyro.conf.arg(help="a claim's name (see `list`), or all")]
@@ -34,6 +35,11 @@ def run(
       chunk_cells: cells in one call of a program; a killed sweep loses at most this many.
     """
     claims.select(experiment)
+    check_folder("results", claims.RESULTS)
+    if chunk_cells is not None:
+        from jaxmaml.checks import check_step_count
+
+        check_step_count("chunk_cells", chunk_cells)
     with executors.start(where) as workers:
         from experiments import pipeline, sweep
 
@@ -46,6 +52,7 @@ def run(
 def plot(scale: Scale = "default", experiment: Experiment = "all") -> None:
     """Draw the figures from the tables."""
     claims.select(experiment)
+    check_folder("results", claims.RESULTS)
     from experiments import pipeline
 
     pipeline.plot(scale, pipeline.select(experiment))
@@ -53,6 +60,7 @@ def plot(scale: Scale = "default", experiment: Experiment = "all") -> None:
 
 def report(scale: Scale = "default") -> None:
     """Collect the ledger of claims and print it."""
+    check_folder("results", claims.RESULTS)
     from experiments import pipeline
 
     pipeline.report(scale)
@@ -78,6 +86,9 @@ def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | Non
       scale: smoke takes two settings, few steps and few episodes.
       path: folder of the Omniglot zip files.
     """
+    check_folder("results", claims.RESULTS)
+    if path is not None:
+        check_path("path", path)
     configure(float64=False)
     from experiments import head_to_head as training
     from experiments import head_to_head_figures as figures

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.run import Run
 from jaxmaml import estimators, objective, theory, tree
+from jaxmaml.checks import check_seed
 from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.types import Array, Constants, Family, Scalar
 
@@ -95,7 +96,8 @@ class Sampled:
         return self.blocks * self.size // 20
 
     def check(self) -> None:
-        """Nothing can be wrong."""
+        """One clear error before anything compiles."""
+        check_seed("seed", self.seed)
 
     def execute(self) -> dict[str, jax.Array]:
         w = jnp.asarray(self.w)

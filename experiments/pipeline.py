@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from experiments.executors import Workers
     from experiments.sweep import Prepared
 
-ROOT = pathlib.Path("results")
+ROOT = claims.RESULTS
 SCALES = ("smoke", "default", "full")
 AHEAD = 2
 """claims whose programs compile while another runs."""

@@ -25,7 +25,9 @@ from experiments.keys import cell_key as cell_key
 from experiments.keys import signature as signature
 from experiments.program import NOMINAL_RATE, Cell, Program, layout
 from jaxmaml import storage
+from jaxmaml.checks import check_step_count
 from jaxmaml.configuration import configure, cores
+from jaxmaml.paths import check_folder
 
 Labels = Mapping[str, Any]
 Pool = concurrent.futures.Executor | Workers
@@ -102,6 +104,9 @@ def prepare(
 
     What is prepared while another sweep runs costs little time by the clock.
     """
+    if chunk_cells is not None:
+        check_step_count("chunk_cells", chunk_cells)
+    check_folder("directory", directory)
     cells = [cell for _, cell in labelled]
     for cell in cells:
         cell.check()

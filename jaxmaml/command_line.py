@@ -4,10 +4,15 @@ A start is quick: what is imported here needs no JAX, and a command imports the 
 known to be good.
 """
 
+import os
+import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
+from jaxmaml import paths
+from jaxmaml.failures import Failure
 from jaxmaml.version import __version__
 
 try:
@@ -19,7 +24,7 @@ except ModuleNotFoundError as error:
 
 from jaxmaml.advice.options import Options, check, precision
 from jaxmaml.configuration import configure, cores
-from jaxmaml.training.presets import DESCRIPTIONS, PRESETS, Preset
+from jaxmaml.training.presets import DESCRIPTIONS, PRESETS, ROOT, Preset
 
 if TYPE_CHECKING:
     Choice = Preset
@@ -36,13 +41,16 @@ def train(preset: Choice) -> int:
     Checkpoints, the learning curve, the resolved configuration and figures go to a folder of
     results/training. Stopped or killed, the same command goes on from the last evaluation.
     """
+    where = ROOT if preset.out is None else preset.out
+    paths.check_folder("out", where)
     configure(float64=preset.precision == "float64", devices=cores())
     try:
         from jaxmaml.training import loop
     except ModuleNotFoundError as error:
         raise ImportError(f"training needs {error.name}: pip install 'jaxmaml[training]'") from error
 
-    return loop.train(preset)
+    with paths.naming(where):
+        return loop.train(preset)
 
 
 def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
@@ -61,20 +69,46 @@ def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
         advice.write(found, options.json)
 
 
+NARROWEST = 40
+"""columns of a terminal: in fewer, help does not fit, and tyro does not end."""
+
 COMMANDS: dict[str, Callable[..., Any]] = {"train": train, "advise": advise}
 
 
 def answer(commands: dict[str, Callable[..., Any]], program: str, **arguments: Any) -> int:
-    """Runs what the command line asks for; the exit status. A user's mistake is one line."""
+    """Runs what the command line asks for; the exit status.
+
+    A user's mistake, and a file that cannot be read or written, is one line. What fails in a function of the
+    user's own keeps its traceback, and a line says which it was.
+    """
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(commands, prog=program, **arguments)
-    except (ValueError, FileNotFoundError, ImportError, FloatingPointError, ChildProcessError) as error:
+        sys.stdout.flush()
+    except Failure as error:
+        traceback.print_exception(error.__cause__)
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Who reads has seen enough (`| head`); Python would say so once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ImportError, FloatingPointError, ChildProcessError) as error:
+        print(f"error: {_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
     return status or 0
+
+
+def _line(error: Exception) -> str:
+    """What the error says, and of one of the operating system the path and what to do."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror}; allowed: {paths.REMEDY}"
 
 
 def main() -> int:

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import jax
 
+from jaxmaml.paths import naming
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -229,7 +231,7 @@ def _lock(folder: pathlib.Path) -> filelock.FileLock:
 def _replace(path: pathlib.Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with temporary.open("xb") as file:
+        with naming(path), temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -19,6 +19,7 @@ EXPERIMENTS = pathlib.Path(experiments.__file__).parent
 # import all of the library.
 LAYERS = {
     "jaxmaml": [
+        {"failures", "paths"},
         {
             "types",
             "version",

@@ -29,7 +29,7 @@ from jaxmaml.advice.rules import FLOAT, Recommendation
 from jaxmaml.measure import MeasuredConstants
 from jaxmaml.theory import hf_maml, theorems
 from jaxmaml.training.problem import outer_optimizer
-from jaxmaml.types import BatchSizes
+from jaxmaml.types import BatchSizes, PyTree
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
 
     say("compiling the estimators")
     dtype = jnp.result_type(*jax.tree.leaves(problem.params))
-    arcs = difference_arcs(found.rho, alpha, sizes["tasks"], dtype)
+    arcs = difference_arcs(found.rho, alpha, sizes["tasks"], problem.params)
     inner = InnerLoop(about.inner_steps)
     lab = differences.lab(problem, sizes, alpha, arcs, about.task_chunk, inner)
     say(f"drawing {effort.steps} steps of {sizes['tasks']} tasks")
@@ -135,9 +135,10 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
     )
 
 
-def difference_arcs(rho: float, alpha: float, tasks: int, dtype: Any) -> dict[str, float]:
-    """||delta v|| of each rule; rho = 0 leaves the float-optimal one, as every difference is exact."""
-    arcs = {FLOAT: float(float_optimal_delta(dtype).arc)}
+def difference_arcs(rho: float, alpha: float, tasks: int, params: PyTree) -> dict[str, float]:
+    """||delta v|| of each rule at params; rho = 0 leaves the float-optimal one, as every difference is exact."""
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    arcs = {FLOAT: float(float_optimal_delta(dtype).around(params).arc)}
     if rho > 0:
         etas = {"theorem": hf_maml.ETA, "repaired": min(hf_maml.ETA, 1 / math.sqrt(tasks))}
         arcs |= {rule: float(theorem_delta(rho, alpha, eta).arc) for rule, eta in etas.items()}

@@ -30,6 +30,7 @@ def train(preset: Preset, *, quiet: bool = False) -> int:
     heeded there; a kill loses what came after the last one. A resumed run is bitwise equal to an
     uninterrupted one, since every draw is a function of the seed and the step.
     """
+    problems.check_preset(preset)
     where = store.folder(preset)
     problem = problems.build(preset)
     functions = problems.functions(preset, problem, problems.devices(preset))

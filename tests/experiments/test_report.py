@@ -1,5 +1,7 @@
 """The page of the report: complete, self-contained, and usable in a browser, by keyboard and on a phone."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -467,3 +469,51 @@ def luminance(color):
     parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+HOSTILE = (
+    r"\text{<script>alert(1)</script>}",
+    r"\mbox{<img src=x onerror=alert(1)>}",
+    r"\text {a & b <i>}",
+    r"a<b>c",
+)
+
+
+@pytest.mark.parametrize("tex", HOSTILE)
+def test_text_in_a_formula_is_text(tex):
+    """What looks like an element is drawn as letters."""
+    html = page.formulas(f"${tex}$", "here")
+    seen = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: seen.append((tag, dict(attributes)))
+    parser.feed(html)
+    assert {tag for tag, _ in seen} <= page.ELEMENTS
+    assert not any(name.startswith("on") or name in ("href", "src") for _, a in seen for name in a)
+
+
+def test_angles_of_a_text_are_drawn():
+    assert "a\N{NO-BREAK SPACE}&lt;\N{NO-BREAK SPACE}b" in page.mathml(r"\text{a < b}", "here")
+
+
+@pytest.mark.parametrize(
+    ("tex", "said"),
+    [
+        (r"\href{javascript:alert(1)}{x}", "href is no part of a formula"),
+        (r"\style{position:fixed}{x}", "style is no part of a formula"),
+        (r"\class{verdict}{x}", "class is no part of a formula"),
+        (r"\color{\"><script>}{x}", "not well-formed"),
+    ],
+)
+def test_a_formula_leads_nowhere(tex, said):
+    with pytest.raises(ValueError, match=f"here: cannot convert the formula .*{said}"):
+        page.formulas(f"${tex}$", "here")
+
+
+def test_one_script_is_allowed(html):
+    """By its sum, which any other text would not have."""
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    total = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1]
+    directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert directives["script-src"] == f"'sha256-{total}'"
+    assert directives["default-src"] == "'none'"
