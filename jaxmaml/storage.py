@@ -83,10 +83,8 @@ def read(path: pathlib.Path) -> bytes:
         if _sum(data) in known:
             return data
         time.sleep(0.02)
-    raise Damaged(
-        f"{path} "
-        + ("was changed since it was written" if known else f"is not listed in {path.with_name(SUMS)}")
-    )
+    why = "was changed since it was written: its sum is not the one" if known else "is not listed"
+    raise Damaged(f"{path} {why} in {SUMS}")
 
 
 def is_sound(path: pathlib.Path) -> bool:

@@ -59,7 +59,7 @@ class TestNamed:
     def test_damaged_sums_know_no_file(self, tmp_path):
         storage.write(tmp_path / "x", b"contents")
         (tmp_path / storage.SUMS).write_bytes(bytes(100))
-        with pytest.raises(storage.Damaged, match="x is not listed in .*SHA256SUMS"):
+        with pytest.raises(storage.Damaged, match="x is not listed in SHA256SUMS"):
             storage.read(tmp_path / "x")
 
     def test_what_others_wrote_is_kept_aside(self, tmp_path):
