@@ -183,8 +183,7 @@ def test_lost_scheduler_is_one_line_and_the_sweep_resumes(dask, tmp_path, whole,
     assert message.endswith("What is finished is kept, the same command goes on from there")
     assert len(message.splitlines()) == 1
     assert capfd.readouterr().err == ""
-    for worker in dask.workers:
-        worker.kill()
+    dask.stop()
     rows, report = run(slow_cells(), tmp_path, None)
     assert CHUNK * len(finished) <= report.reused < report.cells
     assert_each_cell_once(tmp_path, report)
@@ -203,8 +202,11 @@ def test_dask_without_a_scheduler(monkeypatch):
 
 def child(word):
     """A process below this one that has the word in its command line."""
-    own = psutil.Process().children(recursive=True)
-    return next(process for process in own if word in " ".join(process.cmdline()))
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # they come and go
+            if word in " ".join(process.cmdline()):
+                return process
+    raise AssertionError(f"no process {word}")
 
 
 @pytest.mark.parametrize(
