@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.cells import theorem_run
 from experiments.claim import Claim
-from experiments.claims._floors import ROUNDING, settled
+from experiments.claims._floors import ROUNDING, end, settled
 from experiments.judging import largest, smallest
 from experiments.run import log_steps
 from jaxmaml import plotting, statistics, theory
@@ -81,19 +81,14 @@ def cells(scale):
 @claim.per("family", "estimator", "inverse_lambda", "task_spread", "hessian_spread", "alpha")
 def measured(part, cell):
     """The end of a run beside the predicted floor and the bounds."""
-    family, alpha, end = cell.family, cell.alpha, part.iloc[-1]
+    family, alpha = cell.family, cell.alpha
     constants, predicted = family.constants(), 0.0
     if cell.estimator == "fo_maml" and isinstance(family, cosine.Cosine):
         predicted = family.fo_floor(family.fo_limit(cell.w0, alpha), alpha)
     elif cell.estimator == "fo_maml" and not isinstance(family, SharedQuadratic):
         predicted = family.fo_floor(alpha)
-    return {
-        "start": part.grad_norm.iloc[0],
-        "grad_norm": end.grad_norm,
-        "direction_norm": end.direction_norm,
-        "diverged_at": end.diverged_at,
+    return end(part, cell) | {
         "predicted": predicted,
-        "alpha_L_sigma": alpha * constants.L * constants.sigma,
         "bound": limit_points.fo_limit_bound(constants, alpha),
         "bound_summary": theory.theorems()["fo_maml"].floor_summary(constants, alpha, BatchSizes()),
     }
