@@ -16,6 +16,8 @@ from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.types import Array, Constants, Family, Scalar
 
 _SQUARINGS = 24
+BLOCK = 64
+"""points of `AtPoints` that are computed at once."""
 
 Cells = list[tuple[dict[str, Any], Any]]
 """(labels, cell) pairs, what a claim's `grid` returns."""
@@ -67,7 +69,13 @@ class AtPoints:
         def one(w: jax.Array) -> dict[str, jax.Array]:
             return self.function(self.family, w, self.alpha, **self.arguments)  # type: ignore[no-any-return]
 
-        return jax.lax.map(one, jnp.asarray(self.points), batch_size=64)  # type: ignore[no-any-return]
+        # Blocks of one size: a last one that is shorter would be compiled for itself.
+        points = jnp.asarray(self.points)
+        blocks = -(-len(points) // BLOCK)
+        size = -(-len(points) // blocks)
+        rest = jnp.broadcast_to(points[-1], (blocks * size - len(points), *points.shape[1:]))
+        found = jax.lax.map(one, jnp.concatenate([points, rest]), batch_size=size)
+        return {name: x[: len(points)] for name, x in found.items()}
 
 
 @jax.tree_util.register_dataclass
