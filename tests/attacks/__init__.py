@@ -5,6 +5,7 @@ what went wrong. It writes into the folder that it is given, and starts no other
 """
 
 import contextlib
+import inspect
 import io
 import itertools
 import multiprocessing
@@ -31,6 +32,10 @@ Attack = Callable[[pathlib.Path], Iterator[str]]
 CLAIM = "difference_error"
 """the quickest claim."""
 ROOT = pathlib.Path(__file__).parents[2]
+TABLE = ROOT / "results" / "attacks.csv"
+PAGE = ROOT / "docs" / "reliability.md"
+FIRST, LAST = "<!-- attacks -->\n", "<!-- end of attacks -->"
+"""around the table on the page."""
 
 
 # What is attacked
@@ -307,3 +312,18 @@ def run(name: str, folder: pathlib.Path) -> tuple[int, list[str]]:
     folder.mkdir(parents=True)
     found = list(ATTACKS[name](folder))
     return len(found), [text for text in found if text]
+
+
+def lines(table: pd.DataFrame) -> str:
+    """The table as the page has it."""
+    rows = ["| what | tried | failures |", "|---|---:|---:|"]
+    for row in table.itertuples():
+        rows.append(f"| {inspect.getdoc(ATTACKS[row.attack])} | {row.tried} | {row.failures} |")
+    return "\n".join(rows) + "\n"
+
+
+def parts(page: str) -> tuple[str, str, str]:
+    """The page up to its table, the table, and what follows."""
+    before, _, rest = page.partition(FIRST)
+    table, _, after = rest.partition(LAST)
+    return before + FIRST, table, LAST + after

@@ -1,4 +1,4 @@
-"""Runs the attacks that are named, or all; renews their lines of results/attacks.csv."""
+"""Runs the attacks that are named, or all; renews their lines of results/attacks.csv and the page's table."""
 
 import settings  # isort: skip; before NumPy starts
 
@@ -11,13 +11,14 @@ import pandas as pd
 import attacks
 from jaxmaml import storage
 
-TABLE = pathlib.Path("results") / "attacks.csv"
-
 
 def main() -> int:
     settings.configure()
-    kept = storage.read_table(TABLE).set_index("attack").tried if TABLE.exists() else pd.Series(dtype=int)
-    table = {name: (int(tried), 0) for name, tried in kept.items()}
+    table = {}
+    if attacks.TABLE.exists():
+        table = {
+            row.attack: (row.tried, row.failures) for row in storage.read_table(attacks.TABLE).itertuples()
+        }
     failed = False
     for name in sys.argv[1:] or attacks.ATTACKS:
         with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +27,10 @@ def main() -> int:
         table[name] = (tried, len(failures))
         failed |= bool(failures)
         rows = [[each, *table[each]] for each in attacks.ATTACKS if each in table]
-        storage.write_table(TABLE, pd.DataFrame(rows, columns=["attack", "tried", "failures"]))
+        found = pd.DataFrame(rows, columns=["attack", "tried", "failures"])
+        storage.write_table(attacks.TABLE, found)
+        before, _, after = attacks.parts(attacks.PAGE.read_text())
+        attacks.PAGE.write_text(before + attacks.lines(found) + after)
     return int(failed)
 
 
