@@ -1,4 +1,4 @@
-"""The table of attacks in docs/reliability.md is that of the last run, of all attacks, and without failures."""
+"""The table of attacks in docs/reliability.md is that of the last run of all of them, without failures."""
 
 import attacks
 
@@ -15,7 +15,7 @@ def test_page_says_what_was_tried():
 
 def test_an_attack_that_succeeds_is_told(tmp_path, monkeypatch):
     """A reader without sums takes what it finds: the attack says so."""
-    monkeypatch.setattr(storage, "_sum", lambda data: "0" * 64)
+    monkeypatch.setattr(storage, "_sum", lambda _: "0" * 64)
     path = tmp_path / "x"
     storage.write(path, b"contents of some length")
     whole = path.read_bytes()
