@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -79,6 +80,8 @@ def style() -> Iterator[None]:
 def panels(columns: int, rows: int = 1, *, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     """A row-major list of axes."""
     figure = Figure(figsize=(width * columns, HEIGHT * rows), layout="constrained")
+    # With a canvas, texts are measured by one renderer, which remembers them; without, by a new one each.
+    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
 
