@@ -311,7 +311,7 @@ def test_an_engine_that_is_lost_without_a_word(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "LOOK", 0.01)
 
     class Silent(concurrent.futures.Executor):
-        def submit(self, function, *arguments):
+        def submit(self, *_):
             return concurrent.futures.Future()
 
     workers = executors.Workers("mine", Silent(), lost=lambda: "it is gone")
