@@ -307,6 +307,20 @@ def test_a_lost_job_is_tried_again_as_often_as_the_engine_needs(tmp_path):
     assert report.reused == 0
 
 
+def test_second_try_of_a_job_runs_what_is_missing(tmp_path):
+    labelled = test_sweep.cells(12, estimators=("maml",))
+    prepared = sweep.prepare(labelled, tmp_path, quiet=True, chunk_cells=CHUNK)
+    prepared.cancel()
+    (job,) = prepared.missing
+    given = jobs._settings(job, executors.Workers("", None)), pickle.dumps(job)
+    assert jobs.perform(*given).steps == 12 * 9
+    written(tmp_path)[1].unlink()
+    kept = {path: path.stat().st_mtime_ns for path in written(tmp_path)}
+    assert jobs.perform(*given).steps == CHUNK * 9
+    assert len(written(tmp_path)) == 3
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
 def test_an_engine_that_is_lost_without_a_word(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "LOOK", 0.01)
 
