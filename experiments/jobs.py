@@ -239,7 +239,7 @@ def gather(workers: Workers, jobs: Sequence[Job]) -> "Iterator[int | Outcome]":
         while waiting:
             done, _ = concurrent.futures.wait(waiting, LOOK, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in done:
-                trial, outcome = waiting.pop(future), _outcome(future)
+                trial, outcome = waiting.pop(future), _outcome(workers, future)
                 if not outcome.where and trial.number < workers.retries:
                     waiting[_submit(workers, trial.job)] = trial._replace(number=trial.number + 1)
                 elif outcome.cause:
@@ -247,6 +247,9 @@ def gather(workers: Workers, jobs: Sequence[Job]) -> "Iterator[int | Outcome]":
                 else:
                     yield sum(chunk.cost for chunk in trial.unseen)
                     yield outcome
+            if not done and (cause := workers.lost()):
+                failed += [Outcome("", cause)] * len(waiting)
+                break
             if not done:  # long jobs: what have they written so far?
                 for future, trial in waiting.items():
                     unseen = [c for c in trial.unseen if not results.is_written(trial.job.folder, c.keys)]
@@ -281,12 +284,12 @@ def _failure(workers: Workers, failed: Sequence[Outcome], count: int) -> ChildPr
     return error
 
 
-def _outcome(future: "concurrent.futures.Future[Outcome]") -> Outcome:
+def _outcome(workers: Workers, future: "concurrent.futures.Future[Outcome]") -> Outcome:
     """What the worker says, or, if it was lost, the engine."""
     if future.cancelled():
-        return Outcome("", "cancelled, the connection is lost")
+        return Outcome("", workers.lost() or "cancelled")
     error = future.exception()
-    return future.result() if error is None else Outcome("", _line(error))
+    return future.result() if error is None else Outcome("", workers.lost() or _line(error))
 
 
 def _line(error: BaseException) -> str:

@@ -28,6 +28,21 @@ from experiments.run import Run
 pytestmark = pytest.mark.xdist_group("executors")
 ROOT = pathlib.Path(__file__).parents[1]
 CHUNK, STEPS = 4, 8000
+OWN_CELLS = """
+import dataclasses, jax, jax.numpy as jnp
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Own:
+    x: float
+    cost = 1
+
+    def check(self):
+        pass
+
+    def execute(self):
+        return {"y": jnp.sum(jnp.cos(self.x * jnp.arange(300.0)))}
+"""
 
 
 def slow_cells():
@@ -137,26 +152,23 @@ def test_dask_computes_what_one_process_does(dask, tmp_path, whole):
     pd.testing.assert_frame_equal(rows, whole, check_exact=True)
 
 
-def test_dask_runs_cells_of_a_users_file(dask, tmp_path):
+def test_dask_runs_cells_of_a_users_file_as_they_were_planned(dask, tmp_path):
+    """Eight and sixteen lanes, the plans for two devices and for one, round this sum differently."""
     path = tmp_path / "own_cells.py"
-    path.write_text(
-        "import dataclasses, jax\n"
-        "@jax.tree_util.register_dataclass\n"
-        "@dataclasses.dataclass(frozen=True)\n"
-        "class Own:\n"
-        "    x: float\n"
-        "    cost = 1\n"
-        "    def check(self): pass\n"
-        "    def execute(self): return {'y': 2 * self.x}\n"
-    )
+    path.write_text(OWN_CELLS)
     spec = importlib.util.spec_from_file_location("own_cells", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["own_cells"] = module
     spec.loader.exec_module(module)
+    labelled = [({"x": x}, module.Own(1.0 + x / 7)) for x in range(16)]
     with executors.start(dask.options()) as workers:
-        rows, report = run([({"x": x}, module.Own(float(x))) for x in range(9)], tmp_path / "raw", workers)
-    assert list(rows.y) == [2.0 * x for x in range(9)]
-    assert report.programs >= 1
+        rows, _ = sweep.sweep(labelled, tmp_path / "dask", quiet=True, executor=workers)
+    here, _ = sweep.sweep(labelled, tmp_path / "here", quiet=True)
+    pd.testing.assert_frame_equal(rows, here, check_exact=True)
+    how = program.Layout(lanes=16, width=16, shared=(False,), quickly=True)
+    otherwise = program.Program("", labelled[0][1], how)
+    otherwise.compile()
+    assert (otherwise([cell for _, cell in labelled])[0]["y"] != here.y).any()
 
 
 def test_dask_worker_that_dies_costs_its_unfinished_chunks_only(dask, tmp_path, whole):
@@ -179,7 +191,7 @@ def test_lost_scheduler_is_one_line_and_the_sweep_resumes(dask, tmp_path, whole,
         run(slow_cells(), tmp_path, workers)
     message = str(caught.value)
     assert message.startswith(f"executor dask at {dask.address}: ")
-    assert "cancelled, the connection is lost" in message
+    assert "worker lost: the connection to the scheduler is lost (" in message
     assert message.endswith("What is finished is kept, the same command goes on from there")
     assert len(message.splitlines()) == 1
     assert capfd.readouterr().err == ""
@@ -293,6 +305,34 @@ def test_a_lost_job_is_tried_again_as_often_as_the_engine_needs(tmp_path):
         run(labelled, tmp_path, executors.Workers("mine", Loses(), retries=1))
     _, report = run(labelled, tmp_path, executors.Workers("mine", Loses(), retries=2))
     assert report.reused == 0
+
+
+def test_second_try_of_a_job_runs_what_is_missing(tmp_path):
+    labelled = test_sweep.cells(12, estimators=("maml",))
+    prepared = sweep.prepare(labelled, tmp_path, quiet=True, chunk_cells=CHUNK)
+    prepared.cancel()
+    (job,) = prepared.missing
+    given = jobs._settings(job, executors.Workers("", None)), pickle.dumps(job)
+    assert jobs.perform(*given).steps == 12 * 9
+    written(tmp_path)[1].unlink()
+    kept = {path: path.stat().st_mtime_ns for path in written(tmp_path)}
+    assert jobs.perform(*given).steps == CHUNK * 9
+    assert len(written(tmp_path)) == 3
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_an_engine_that_is_lost_without_a_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "LOOK", 0.01)
+
+    class Silent(concurrent.futures.Executor):
+        def submit(self, *_):
+            return concurrent.futures.Future()
+
+    workers = executors.Workers("mine", Silent(), lost=lambda: "it is gone")
+    with pytest.raises(
+        ChildProcessError, match="3 of 3 jobs did not finish: worker lost: it is gone \\(3\\). What"
+    ):
+        run(test_sweep.cells(12, estimators=("maml",)), tmp_path, workers)
 
 
 def test_folder_that_is_not_shared(threads, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import importlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from jaxmaml.names import unknown
@@ -70,6 +70,8 @@ class Workers:
     """of the workers; None: this process's."""
     retries: int = 0
     """how often a job is submitted again whose worker was lost; none where the engine does it."""
+    lost: Callable[[], str] = str
+    """why no outcome will come any more, or nothing."""
 
 
 def names() -> list[str]:
