@@ -66,27 +66,25 @@ def hf_maml(
 class ArcDelta:
     """delta(||v||) = arc / ||v||: the two points lie at the distance `arc` (unit u) from w.
 
-    With a length (unit u), the distance is arc max(1, ||w|| / length)^{1/3}: the numbers near to w are as far
-    apart as it is large, so that a distance that does not grow with ||w|| would be rounded away.
-
     Raises (when the rule is asked):
-      ValueError: arc or length not finite and > 0.
+      ValueError: arc or share not finite and > 0.
     """
 
     arc: Scalar
-    length: Scalar | None = None
+    share: Scalar | None = None
+    """of ||w||: the distance is no less than share ||w||."""
 
     def __call__(self, norm: jax.Array) -> jax.Array:
         check_positive("arc", self.arc)
         return self.arc / norm
 
     def around(self, params: PyTree) -> "ArcDelta":
-        """The rule at w = params, for which ||w|| is the same for all v."""
-        if self.length is None:
+        """The rule at w = params."""
+        if self.share is None:
             return self
         check_positive("arc", self.arc)
-        check_positive("length", self.length)
-        return ArcDelta(self.arc * jnp.cbrt(jnp.maximum(1.0, tree.norm(params) / self.length)))
+        check_positive("share", self.share)
+        return ArcDelta(jnp.maximum(self.arc, self.share * tree.norm(params)))
 
 
 def theorem_delta(rho: Scalar, alpha: Scalar, eta: Scalar = 1 / 6) -> ArcDelta:
@@ -105,13 +103,17 @@ def theorem_delta(rho: Scalar, alpha: Scalar, eta: Scalar = 1 / 6) -> ArcDelta:
 
 
 def float_optimal_delta(dtype: jax.typing.DTypeLike, length: Scalar = 1.0) -> ArcDelta:
-    """delta = length (eps max(1, ||w|| / length))^(1/3) / ||v||, where truncation and rounding balance.
+    """delta = arc / ||v||, arc = eps^(1/3) max(length, eps^(1/3) ||w||): truncation and rounding balance.
 
     Truncation zeta arc^2 / 6 and rounding C eps G / arc are equal up to a factor at
-    arc = (3 C eps G / zeta)^(1/3), with C ~ 4, G = ||grad f|| + L ||w|| and zeta the Lipschitz constant of the
-    third derivative. length = (3 C L / zeta)^(1/2) is that over which the Hessian changes, and G about
-    L max(length, ||w||), with the norm of the parameters that adapt. The default suits problems scaled so
-    that derivatives are of order one.
+    arc = (3 C eps G / zeta)^(1/3), hence length = (3 C G / zeta)^(1/3) with C ~ 4,
+    G = ||grad f|| + L ||w|| and zeta the Lipschitz constant of the third derivative. The default suits
+    problems scaled so that parameters and derivatives are of order one.
+
+    The points are rounded by about eps ||w||. Where ||w|| > length / eps^(1/3) (200 lengths in float32), an
+    arc that did not grow with it would be lost in that; so no more than a share eps^(1/3) of it is. (A loss
+    that changes over a length of 1 at parameters of 10^6 is out of reach of differences in float32.)
+    ||w|| is of the parameters that adapt.
 
     Args:
       dtype: float32 or float64, that of the parameters.
@@ -123,4 +125,5 @@ def float_optimal_delta(dtype: jax.typing.DTypeLike, length: Scalar = 1.0) -> Ar
     check_positive("length", length)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype = {dtype!r}; allowed: a floating-point type, e.g. 'float32'")
-    return ArcDelta(length * float(jnp.finfo(dtype).eps) ** (1 / 3), length)
+    root = float(jnp.finfo(dtype).eps) ** (1 / 3)
+    return ArcDelta(length * root, root**2)

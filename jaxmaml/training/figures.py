@@ -98,7 +98,8 @@ def _waves(preset: Preset, problem: TrainingProblem, state: State, key: jax.Arra
 
 def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Array) -> Figure:
     """A row a task: one support image of each class, then query images with what is predicted."""
-    ways, shown = preset.data.ways, 7
+    ways = preset.data.ways
+    shown = min(7, ways * (preset.evaluation.query or preset.data.query))
     steps = preset.evaluation.steps[-1]
     tasks = min(TASKS, preset.evaluation.episodes)
     figure, axes = plotting.panels(ways + shown, tasks, width=0.75)
