@@ -56,9 +56,7 @@ ESTIMATORS = {
     "fo_maml": lambda **k: jaxmaml.fo_maml(loss, W, EPISODE, **{"alpha": 0.1} | k),
     "maml_same_batch": lambda **k: jaxmaml.maml_same_batch(loss, W, EPISODE, **{"alpha": 0.1} | k),
     "hf_maml": lambda **k: jaxmaml.hf_maml(loss, W, EPISODE, **{"alpha": 0.1, "delta": 0.1} | k),
-    "meta_gradient": lambda **k: jaxmaml.meta_gradient(
-        jaxmaml.maml, loss, W, EPISODES, **{"alpha": 0.1} | k
-    ),
+    "meta_gradient": lambda **k: jaxmaml.meta_gradient(jaxmaml.maml, loss, W, EPISODES, **{"alpha": 0.1} | k),
     "meta_value_and_gradient": lambda **k: jaxmaml.meta_value_and_gradient(
         jaxmaml.maml, loss, W, EPISODES, **{"alpha": 0.1} | k
     ),
@@ -138,7 +136,9 @@ def test_counts(bad):
         refused(lambda sizes=sizes: Images(pixels, **sizes).episodes(key, 1), f"{name} = ")
 
 
-@each(("x", np.array([-1.0]), np.array([np.nan]), np.array([0.0]), np.array([1j]), np.array(["a"]), np.ones(2)))
+@each(
+    ("x", np.array([-1.0]), np.array([np.nan]), np.array([0.0]), np.array([1j]), np.array(["a"]), np.ones(2))
+)
 def test_weights(bad):
     refused(lambda: ESTIMATORS["meta_gradient"](weights=bad), "weights")
 
@@ -222,9 +222,7 @@ def test_what_is_allowed_stays_so():
         np.testing.assert_allclose(jaxmaml.adapt(loss, W, BATCH, alpha) - W, step, rtol=1e-6)
     back = jax.jit(lambda a: jaxmaml.adapt(loss, W, BATCH, a))(-1.0)
     np.testing.assert_allclose(back - W, -step, rtol=1e-6)
-    left_out = jaxmaml.meta_gradient(
-        jaxmaml.fo_maml, loss, W, EPISODES, alpha=0.1, weights=np.array([True])
-    )
+    left_out = jaxmaml.meta_gradient(jaxmaml.fo_maml, loss, W, EPISODES, alpha=0.1, weights=np.array([True]))
     assert np.isfinite(left_out).all()
 
 
@@ -290,7 +288,10 @@ class TestPaths:
             tmp_path.chmod(stat.S_IRWXU)
 
     def test_errors_get_a_path(self):
-        with pytest.raises(OSError, match="No space left on device: '/some/where'"), paths.naming("/some/where"):
+        with (
+            pytest.raises(OSError, match="No space left on device: '/some/where'"),
+            paths.naming("/some/where"),
+        ):
             raise OSError(28, "No space left on device")
         with pytest.raises(FileNotFoundError, match="/other"), paths.naming("/some/where"):
             open("/other/file")
