@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxmaml.types import Episode, Loss, PyTree
 
-
 MOST = 2**31 - 1
 """the largest count: in float32 mode JAX's integers have 32 bits."""
 SEEDS = 2**32

@@ -1,4 +1,4 @@
-"""Every public function with bad values in each argument: an error of ours that names it, before anything compiles.
+"""Every public function with bad values in each argument: an error of ours that names it.
 
 The calls are eager and stop at the check; what is let through would be computed, and is the failure.
 """
@@ -56,9 +56,7 @@ ESTIMATORS = {
     "fo_maml": lambda **k: jaxmaml.fo_maml(loss, W, EPISODE, **{"alpha": 0.1} | k),
     "maml_same_batch": lambda **k: jaxmaml.maml_same_batch(loss, W, EPISODE, **{"alpha": 0.1} | k),
     "hf_maml": lambda **k: jaxmaml.hf_maml(loss, W, EPISODE, **{"alpha": 0.1, "delta": 0.1} | k),
-    "meta_gradient": lambda **k: jaxmaml.meta_gradient(
-        jaxmaml.maml, loss, W, EPISODES, **{"alpha": 0.1} | k
-    ),
+    "meta_gradient": lambda **k: jaxmaml.meta_gradient(jaxmaml.maml, loss, W, EPISODES, **{"alpha": 0.1} | k),
     "meta_value_and_gradient": lambda **k: jaxmaml.meta_value_and_gradient(
         jaxmaml.maml, loss, W, EPISODES, **{"alpha": 0.1} | k
     ),
@@ -138,7 +136,9 @@ def test_counts(bad):
         refused(lambda sizes=sizes: Images(pixels, **sizes).episodes(key, 1), f"{name} = ")
 
 
-@each(("x", np.array([-1.0]), np.array([np.nan]), np.array([0.0]), np.array([1j]), np.array(["a"]), np.ones(2)))
+@each(
+    ("x", np.array([-1.0]), np.array([np.nan]), np.array([0.0]), np.array([1j]), np.array(["a"]), np.ones(2))
+)
 def test_weights(bad):
     refused(lambda: ESTIMATORS["meta_gradient"](weights=bad), "weights")
 
@@ -215,16 +215,14 @@ def test_seeds_differ():
 
 
 def test_what_is_allowed_stays_so():
-    """0 is a rate, and inside jit a learned one may pass it; an integer, and a number of NumPy are numbers."""
+    """0 is a rate, and inside jit a learned one may pass it; integers and NumPy's numbers are numbers."""
     np.testing.assert_array_equal(jaxmaml.adapt(loss, W, BATCH, 0.0), W)
     step = jaxmaml.adapt(loss, W, BATCH, 1.0) - W
     for alpha in (1, np.float32(1), jnp.asarray(1)):
         np.testing.assert_allclose(jaxmaml.adapt(loss, W, BATCH, alpha) - W, step, rtol=1e-6)
     back = jax.jit(lambda a: jaxmaml.adapt(loss, W, BATCH, a))(-1.0)
     np.testing.assert_allclose(back - W, -step, rtol=1e-6)
-    left_out = jaxmaml.meta_gradient(
-        jaxmaml.fo_maml, loss, W, EPISODES, alpha=0.1, weights=np.array([True])
-    )
+    left_out = jaxmaml.meta_gradient(jaxmaml.fo_maml, loss, W, EPISODES, alpha=0.1, weights=np.array([True]))
     assert np.isfinite(left_out).all()
 
 
@@ -236,12 +234,13 @@ def test_unknown_names():
 
 def test_a_score_that_is_nan_has_no_accuracy():
     """argmax takes the class that is NaN, the first of them all."""
+    right = losses.accuracy(lambda _, x: x)
     scores = jnp.array([[1.0, 0.0], [jnp.nan, jnp.nan], [0.0, jnp.nan]])
     for i, expected in ((0, 1.0), (1, np.nan), (2, np.nan)):
-        found = losses.accuracy(lambda w, x: x)(None, (scores[i : i + 1], jnp.array([0])))
+        found = right(None, (scores[i : i + 1], jnp.array([0])))
         np.testing.assert_equal(float(found), expected)
-    assert np.isnan(losses.accuracy(lambda w, x: x)(None, (scores, jnp.array([0, 0, 0]))))
-    infinite = losses.accuracy(lambda w, x: x)(None, (jnp.array([[jnp.inf, 0.0]]), jnp.array([0])))
+    assert np.isnan(right(None, (scores, jnp.array([0, 0, 0]))))
+    infinite = right(None, (jnp.array([[jnp.inf, 0.0]]), jnp.array([0])))
     assert infinite == 1
     assert np.isnan(statistics.interval([1.0, np.nan]).mean)
 
@@ -290,7 +289,10 @@ class TestPaths:
             tmp_path.chmod(stat.S_IRWXU)
 
     def test_errors_get_a_path(self):
-        with pytest.raises(OSError, match="No space left on device: '/some/where'"), paths.naming("/some/where"):
+        with (
+            pytest.raises(OSError, match="No space left on device: '/some/where'"),
+            paths.naming("/some/where"),
+        ):
             raise OSError(28, "No space left on device")
         with pytest.raises(FileNotFoundError, match="/other"), paths.naming("/some/where"):
-            open("/other/file")
+            pathlib.Path("/other/file").read_bytes()

@@ -263,13 +263,66 @@ def _alone(children: list[Token], where: str) -> list[Token]:
 # Formulas
 
 ELEMENTS = frozenset(
-    "math mrow mi mn mo mtext mspace mfrac msqrt mroot mstyle msub msup msubsup munder mover munderover "
-    "mtable mtr mtd mpadded mphantom menclose".split()
+    (
+        "math",
+        "mrow",
+        "mi",
+        "mn",
+        "mo",
+        "mtext",
+        "mspace",
+        "mfrac",
+        "msqrt",
+        "mroot",
+        "mstyle",
+        "msub",
+        "msup",
+        "msubsup",
+        "munder",
+        "mover",
+        "munderover",
+        "mtable",
+        "mtr",
+        "mtd",
+        "mpadded",
+        "mphantom",
+        "menclose",
+    )
 )
 ATTRIBUTES = frozenset(
-    "display displaystyle scriptlevel mathvariant mathcolor mathsize stretchy fence separator form lspace rspace "
-    "minsize maxsize movablelimits accent accentunder width height depth voffset linethickness columnalign "
-    "rowalign columnspacing rowspacing columnlines rowlines notation symmetric largeop".split()
+    (
+        "display",
+        "displaystyle",
+        "scriptlevel",
+        "mathvariant",
+        "mathcolor",
+        "mathsize",
+        "stretchy",
+        "fence",
+        "separator",
+        "form",
+        "lspace",
+        "rspace",
+        "minsize",
+        "maxsize",
+        "movablelimits",
+        "accent",
+        "accentunder",
+        "width",
+        "height",
+        "depth",
+        "voffset",
+        "linethickness",
+        "columnalign",
+        "rowalign",
+        "columnspacing",
+        "rowspacing",
+        "columnlines",
+        "rowlines",
+        "notation",
+        "symmetric",
+        "largeop",
+    )
 )
 """What a formula consists of: no links, styles, or elements of a page."""
 TYPED = {"\\{": "{", "\\}": "}", "\\|": "‖", "~": "∼"}
