@@ -84,12 +84,12 @@ def difference(delta: Scalar | DeltaRule) -> Product:
         check_positive("delta", delta)
 
     def product(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:
-        step = delta
-        if callable(delta):
-            norm = tree.norm(vector)
-            moving, _ = tree.partition(params, tree.present(vector))
-            rule = delta.around(moving) if hasattr(delta, "around") else delta
-            step = rule(jnp.where(vanishes(norm), 1.0, norm))
+        if not callable(delta):
+            return central_difference(loss, params, vector, batch, delta)
+        norm = tree.norm(vector)
+        moving, _ = tree.partition(params, tree.present(vector))
+        rule = delta.around(moving) if hasattr(delta, "around") else delta
+        step = rule(jnp.where(vanishes(norm), 1.0, norm))
         return central_difference(loss, params, vector, batch, step)
 
     return product

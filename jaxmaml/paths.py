@@ -1,4 +1,4 @@
-"""Places to write to, looked at before the work begins; imports nothing, so that a command line says it at once."""
+"""Places to write to, looked at before the work begins. Imports nothing, so that it is said at once."""
 
 import contextlib
 import os

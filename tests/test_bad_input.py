@@ -1,4 +1,4 @@
-"""Every public function with bad values in each argument: an error of ours that names it, before anything compiles.
+"""Every public function with bad values in each argument: an error of ours that names it.
 
 The calls are eager and stop at the check; what is let through would be computed, and is the failure.
 """
@@ -215,7 +215,7 @@ def test_seeds_differ():
 
 
 def test_what_is_allowed_stays_so():
-    """0 is a rate, and inside jit a learned one may pass it; an integer, and a number of NumPy are numbers."""
+    """0 is a rate, and inside jit a learned one may pass it; integers and NumPy's numbers are numbers."""
     np.testing.assert_array_equal(jaxmaml.adapt(loss, W, BATCH, 0.0), W)
     step = jaxmaml.adapt(loss, W, BATCH, 1.0) - W
     for alpha in (1, np.float32(1), jnp.asarray(1)):
@@ -234,12 +234,13 @@ def test_unknown_names():
 
 def test_a_score_that_is_nan_has_no_accuracy():
     """argmax takes the class that is NaN, the first of them all."""
+    right = losses.accuracy(lambda _, x: x)
     scores = jnp.array([[1.0, 0.0], [jnp.nan, jnp.nan], [0.0, jnp.nan]])
     for i, expected in ((0, 1.0), (1, np.nan), (2, np.nan)):
-        found = losses.accuracy(lambda w, x: x)(None, (scores[i : i + 1], jnp.array([0])))
+        found = right(None, (scores[i : i + 1], jnp.array([0])))
         np.testing.assert_equal(float(found), expected)
-    assert np.isnan(losses.accuracy(lambda w, x: x)(None, (scores, jnp.array([0, 0, 0]))))
-    infinite = losses.accuracy(lambda w, x: x)(None, (jnp.array([[jnp.inf, 0.0]]), jnp.array([0])))
+    assert np.isnan(right(None, (scores, jnp.array([0, 0, 0]))))
+    infinite = right(None, (jnp.array([[jnp.inf, 0.0]]), jnp.array([0])))
     assert infinite == 1
     assert np.isnan(statistics.interval([1.0, np.nan]).mean)
 
@@ -294,4 +295,4 @@ class TestPaths:
         ):
             raise OSError(28, "No space left on device")
         with pytest.raises(FileNotFoundError, match="/other"), paths.naming("/some/where"):
-            open("/other/file")
+            pathlib.Path("/other/file").read_bytes()

@@ -132,7 +132,7 @@ def read_experiment(
         raise FileNotFoundError(
             f"{picture} is missing; make it with: make plots SCALE={scale} EXPERIMENT={name}"
         )
-    drawing = picture.read_bytes()
+    drawing = storage.read(picture)
     points = re.search(rb'<svg[^>]*\swidth="([\d.]+)pt"', drawing)
     count = {v: sum(row["verdict"] == v for row in rows) for v in VERDICTS}
     verdicts = "; ".join(f"{v}: {n}" for v, n in count.items() if n)
@@ -262,7 +262,7 @@ def _alone(children: list[Token], where: str) -> list[Token]:
 # Formulas
 
 ELEMENTS = frozenset(
-    [
+    (
         "math",
         "mrow",
         "mi",
@@ -286,10 +286,10 @@ ELEMENTS = frozenset(
         "mpadded",
         "mphantom",
         "menclose",
-    ]
+    )
 )
 ATTRIBUTES = frozenset(
-    [
+    (
         "display",
         "displaystyle",
         "scriptlevel",
@@ -321,7 +321,7 @@ ATTRIBUTES = frozenset(
         "notation",
         "symmetric",
         "largeop",
-    ]
+    )
 )
 """What a formula consists of: no links, styles, or elements of a page."""
 TYPED = {"\\{": "{", "\\}": "}", "\\|": "‖", "~": "∼"}

@@ -136,7 +136,7 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
 
 
 def difference_arcs(rho: float, alpha: float, tasks: int, params: PyTree) -> dict[str, float]:
-    """||delta v|| of each rule at params; rho = 0 leaves the float-optimal one, as every difference is exact."""
+    """||delta v|| of each rule at params; for rho = 0 of the float-optimal one alone."""
     dtype = jnp.result_type(*jax.tree.leaves(params))
     arcs = {FLOAT: float(float_optimal_delta(dtype).around(params).arc)}
     if rho > 0:

@@ -8,7 +8,7 @@ import math
 import pathlib
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def _opened(path: pathlib.Path) -> Iterator[IO[bytes]]:
         return
     try:
         with gzip.open(path) as file:
-            yield file
+            yield cast(IO[bytes], file)
     except EOFError as error:
         size = path.stat().st_size
         raise ValueError(

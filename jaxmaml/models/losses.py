@@ -55,7 +55,8 @@ def squared_error(apply: Apply) -> Loss:
 def accuracy(apply: Apply) -> Loss:
     """measure(params, (x, y)) = the fraction of samples whose largest output is the labelled one.
 
-    NaN where the largest output of a sample is not known, because an output of it is NaN. Shapes and errors as for `cross_entropy`; its derivative is zero.
+    NaN where the largest output of a sample is not known, because an output of it is NaN.
+    Shapes and errors as for `cross_entropy`; its derivative is zero.
     """
 
     def measure(params: PyTree, batch: tuple[Any, Any]) -> jax.Array:

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -64,14 +63,13 @@ $$\sum_{k<K}\lVert\nabla F(w_k)\rVert^2$$
 def where(tmp_path_factory):
     """A results folder with six rows, two figures and a summary."""
     folder = tmp_path_factory.mktemp("results")
-    pd.DataFrame(ROWS, columns=COLUMNS).assign(**MORE).to_csv(folder / "claims.csv", index=False)
-    (folder / "figures").mkdir()
+    storage.write_table(folder / "claims.csv", pd.DataFrame(ROWS, columns=COLUMNS).assign(**MORE))
     for name in (FO, STEP):
         drawing = (
             '<svg xmlns="http://www.w3.org/2000/svg" width="600pt" height="200pt" viewBox="0 0 600 200">'
         )
         drawing += f"<rect width='600' height='200' fill='white'/><text y='50'>{name}</text></svg>"
-        (folder / "figures" / f"{name}.svg").write_text(drawing)
+        storage.write(folder / "figures" / f"{name}.svg", drawing.encode())
     timing = {
         "cells": 60,
         "reused": 0,
@@ -81,13 +79,13 @@ def where(tmp_path_factory):
         "cell_steps": 2400000,
     }
     manifest = {"scale": "smoke", "versions": {"python": "3.11.7", "jax": "0.10.2"}, "device": "2 x cpu"}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "x64": True, "claims": {FO: timing}}))
+    storage.write_json(folder / "manifest.json", {**manifest, "x64": True, "claims": {FO: timing}})
     summary = {
         "method": ["MAML", "FO-MAML"],
         "floor, $B=\\infty$": ["0", r"$\alpha L\sigma$"],
         "cost": ["3.1", "1"],
     }
-    pd.DataFrame(summary).to_csv(folder / "summary.csv", index=False)
+    storage.write_table(folder / "summary.csv", pd.DataFrame(summary))
     return folder
 
 
@@ -202,7 +200,7 @@ def test_missing_figure_says_how_to_make_it(where, tmp_path):
 def test_unknown_verdict(where, tmp_path):
     folder = shutil.copytree(where, tmp_path / "results")
     path = folder / "claims.csv"
-    path.write_text(path.read_text().replace("fails as stated", "fails"))
+    storage.write(path, path.read_bytes().replace(b"fails as stated", b"fails"))
     with pytest.raises(ValueError, match="unknown verdict 'fails'; known: holds, "):
         page.render(folder, "smoke")
 
