@@ -49,7 +49,7 @@ def check_nonnegative(name: str, tree: PyTree) -> None:
 def check_positive(name: str, value: Any, why: str = "") -> None:
     """A scale such as delta, rho or L must be finite and > 0."""
     allowed = f"finite and > 0{why}"
-    number = _real(name, value, f"a number, {allowed}")
+    number = _real(name, value, allowed)
     if number is not None and not (np.all(np.isfinite(number)) and np.all(number > 0)):
         raise ValueError(f"{name} = {value!r}; allowed: {allowed}")
 

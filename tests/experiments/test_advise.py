@@ -60,7 +60,7 @@ def looks():
     for shared in (False, True):
         one = family(shared)
         known = one.constants()
-        arcs = advise.difference_arcs(known.rho, ALPHA, SIZES["tasks"], jnp.float64)
+        arcs = advise.difference_arcs(known.rho, ALPHA, SIZES["tasks"], jnp.asarray(W))
         lab = differences.lab(measure.from_family(one, jnp.asarray(W)), SIZES, ALPHA, arcs)
         found[shared] = one, differences.look(lab, "w0", jnp.asarray(W), 48, jax.random.key(3))
         # Of one inner step with another alpha, as the theorems' promises ask.
