@@ -138,6 +138,8 @@ def finish(figure: Figure, title: str, columns: int = 3) -> Figure:
         _legend(figure, handles, columns, room)
     _wrap(figure.suptitle(title, fontsize=9), room)
     _wrap_labels(figure)
+    # Laid out now: every file that is drawn of it would do so again, which takes as long as the drawing.
+    figure.set_layout_engine("none")
     return figure
 
 
