@@ -20,7 +20,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmaml import InnerLoop, float_optimal_delta, measure, scale_by_theorem_step, storage, theorem_delta
+from jaxmaml import (
+    InnerLoop,
+    float_optimal_delta,
+    identity,
+    measure,
+    scale_by_theorem_step,
+    storage,
+    theorem_delta,
+)
 from jaxmaml.advice import bounds, differences, rules, target
 from jaxmaml.advice.bounds import Promise
 from jaxmaml.advice.differences import Cost, Point
@@ -34,7 +42,7 @@ from jaxmaml.types import BatchSizes, PyTree
 
 @dataclass(frozen=True)
 class Advice:
-    """Everything that is printed, and nothing else."""
+    """Everything that is printed, and what it depends on."""
 
     target: str
     preset: str | None
@@ -54,6 +62,10 @@ class Advice:
     points: tuple[Point, ...]
     costs: dict[str, Cost]
     recommendation: Recommendation
+    code: str
+    """identifies the code that was measured with, and that of the problem (`jaxmaml.identity`)."""
+    environment: dict[str, str]
+    """versions, platform, precision."""
 
 
 def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Advice:
@@ -132,6 +144,8 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
         points=tuple(points),
         costs=costs,
         recommendation=recommendation,
+        code=identity.summary(identity.code(advise, about.problem)),
+        environment=identity.environment(),
     )
 
 

@@ -629,6 +629,8 @@ def test_the_page_runs():
     assert [p["where"] for p in written["points"]] == ["w0", "w3"]
     assert written["alpha"] == 0.03
     assert written["dtype"] == "float32"
+    assert written["environment"]["jax"] == jax.__version__
+    assert len(written["code"]) == 64
     said = " ".join(" ".join(lines).split())
     assert f"Use {written['recommendation']['estimator']}" in said
     for reason in written["recommendation"]["reasons"]:
