@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce run-sweep plots report list test test-all check format mutations bench clean
+.PHONY: help reproduce run-sweep plots report list test test-all check format mutations attack bench clean
 
 help:  ## list the targets
 	@echo "make TARGET [SCALE=smoke|default|full] [EXPERIMENT=name|all] [PYTHON=python3.13]"
@@ -54,6 +54,9 @@ format: $(READY)  ## format the code and mend what lint can
 mutations: $(READY)  ## break code and methods on purpose; renew the lists of ledger rows that turn
 	@$(RUN) -m experiments.power
 	@PYTHONPATH=tests $(RUN) -m mutations
+
+attack: $(READY)  ## kills, damage, two of everything, bad input; renew the table in docs/reliability.md
+	@PYTHONPATH=tests $(RUN) -m attacks
 
 bench: $(READY)  ## speed, as ratios in one run, into results/benchmarks.md
 	@$(RUN) -m experiments.benchmarks

@@ -11,15 +11,23 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments import claims
+from experiments import claims, executors
 from jaxmaml import command_line
 from jaxmaml.configuration import configure
+from jaxmaml.paths import check_folder, check_path
 
 Scale = Literal["smoke", "default", "full"]
 Experiment = Annotated[str, tyro.conf.arg(help="a claim's name (see `list`), or all")]
+Where = Annotated[executors.Options, tyro.conf.arg(name="")]
+HERE = executors.Options()
 
 
-def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: int | None = None) -> None:
+def run(
+    scale: Scale = "default",
+    experiment: Experiment = "all",
+    chunk_cells: int | None = None,
+    where: Where = HERE,
+) -> None:
     """Run the sweeps that are not on disk yet, measure, and judge.
 
     Args:
@@ -27,17 +35,24 @@ def run(scale: Scale = "default", experiment: Experiment = "all", chunk_cells: i
       chunk_cells: cells in one call of a program; a killed sweep loses at most this many.
     """
     claims.select(experiment)
-    from experiments import pipeline, sweep
+    check_folder("results", claims.RESULTS)
+    if chunk_cells is not None:
+        from jaxmaml.checks import check_step_count
 
-    sweep.prepare_devices()
-    started = time.perf_counter()
-    pipeline.run(scale, pipeline.select(experiment), chunk_cells)
+        check_step_count("chunk_cells", chunk_cells)
+    with executors.start(where) as workers:
+        from experiments import pipeline, sweep
+
+        sweep.prepare_devices()
+        started = time.perf_counter()
+        pipeline.run(scale, pipeline.select(experiment), chunk_cells, workers)
     print(f"total: {time.perf_counter() - started:.0f} s")
 
 
 def plot(scale: Scale = "default", experiment: Experiment = "all") -> None:
     """Draw the figures from the tables."""
     claims.select(experiment)
+    check_folder("results", claims.RESULTS)
     from experiments import pipeline
 
     pipeline.plot(scale, pipeline.select(experiment))
@@ -45,14 +60,15 @@ def plot(scale: Scale = "default", experiment: Experiment = "all") -> None:
 
 def report(scale: Scale = "default") -> None:
     """Collect the ledger of claims and print it."""
+    check_folder("results", claims.RESULTS)
     from experiments import pipeline
 
     pipeline.report(scale)
 
 
-def reproduce(scale: Scale = "default", experiment: Experiment = "all") -> None:
-    """Run, plot and report, in one process."""
-    run(scale, experiment)
+def reproduce(scale: Scale = "default", experiment: Experiment = "all", where: Where = HERE) -> None:
+    """Run, plot and report."""
+    run(scale, experiment, where=where)
     plot(scale, experiment)
     report(scale)
 
@@ -70,6 +86,9 @@ def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | Non
       scale: smoke takes two settings, few steps and few episodes.
       path: folder of the Omniglot zip files.
     """
+    check_folder("results", claims.RESULTS)
+    if path is not None:
+        check_path("path", path)
     configure(float64=False)
     from experiments import head_to_head as training
     from experiments import head_to_head_figures as figures

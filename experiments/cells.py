@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,13 @@ import numpy as np
 
 from experiments.run import Run
 from jaxmaml import estimators, objective, theory, tree
+from jaxmaml.checks import check_seed
 from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.types import Array, Constants, Family, Scalar
 
 _SQUARINGS = 24
+BLOCK = 64
+"""points of `AtPoints` that are computed at once."""
 
 Cells = list[tuple[dict[str, Any], Any]]
 """(labels, cell) pairs, what a claim's `grid` returns."""
@@ -67,7 +70,13 @@ class AtPoints:
         def one(w: jax.Array) -> dict[str, jax.Array]:
             return self.function(self.family, w, self.alpha, **self.arguments)  # type: ignore[no-any-return]
 
-        return jax.lax.map(one, jnp.asarray(self.points), batch_size=64)  # type: ignore[no-any-return]
+        # Blocks of one size: a last one that is shorter would be compiled for itself.
+        points = jnp.asarray(self.points)
+        blocks = -(-len(points) // BLOCK)
+        size = -(-len(points) // blocks)
+        rest = jnp.broadcast_to(points[-1], (blocks * size - len(points), *points.shape[1:]))
+        found = jax.lax.map(one, jnp.concatenate([points, rest]), batch_size=size)
+        return {name: x[: len(points)] for name, x in found.items()}
 
 
 @jax.tree_util.register_dataclass
@@ -95,7 +104,8 @@ class Sampled:
         return self.blocks * self.size // 20
 
     def check(self) -> None:
-        """Nothing can be wrong."""
+        """One clear error before anything compiles."""
+        check_seed("seed", self.seed)
 
     def execute(self) -> dict[str, jax.Array]:
         w = jnp.asarray(self.w)
@@ -115,12 +125,25 @@ class Sampled:
         return found
 
 
+class _Seen(NamedTuple):
+    k: jax.Array
+    w: jax.Array
+    at: dict[str, jax.Array]
+    """what is seen of w."""
+    step_sum: jax.Array
+    marks: dict[str, jax.Array]
+    """at every epsilon, nan before it is reached."""
+    kept: dict[str, jax.Array]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FirstHits:
     """The first step k with ||grad F(w_k)|| <= epsilon, for every epsilon; one row an epsilon.
 
-    Every step is looked at, so that a count is exact. It ends at the last epsilon, or the run's last step.
+    hit = the step, nan where the run does not get there; grad_norm = ||grad F(w_k)|| and
+    step_sum = sum_{j<k} beta_j there. Every step is looked at, so that a count is exact. It ends at the
+    last epsilon, or the run's last step.
     """
 
     run: Run
@@ -134,29 +157,54 @@ class FirstHits:
     def check(self) -> None:
         self.run.check()
 
+    # What a kind of its own may see and keep besides.
+
+    def last(self) -> Scalar:
+        """The step at which it ends in any case."""
+        return self.run.record[-1]
+
+    def see(self, w: jax.Array) -> dict[str, jax.Array]:
+        """Named numbers at w, among them norm = ||grad F(w)||."""
+        return {"norm": tree.norm(objective.grad_F(self.run.family, w, self.run.alpha))}
+
+    def start(self, at: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """What is kept of the whole run, when w_0 alone is seen."""
+        del at
+        return {}
+
+    def keep(
+        self, kept: dict[str, jax.Array], before: dict[str, jax.Array], at: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """The same after a step."""
+        del before, at
+        return kept
+
     def execute(self) -> dict[str, jax.Array]:
-        """epsilon, and hit = the step, nan where the run does not get there."""
+        """epsilon, hit, grad_norm, step_sum, and what is kept."""
         run, epsilons = self.run, jnp.asarray(self.epsilons)
         key = jax.random.key(run.seed, impl="threefry2x32")
 
-        def update(k: jax.Array, w: jax.Array, hits: jax.Array) -> jax.Array:
-            norm = tree.norm(objective.grad_F(run.family, w, run.alpha))
-            return jnp.where((hits < 0) & (norm <= epsilons), k, hits)
+        def mark(seen: _Seen) -> _Seen:
+            now = jnp.isnan(seen.marks["hit"]) & (seen.at["norm"] <= epsilons)
+            here = {"hit": seen.k, "grad_norm": seen.at["norm"], "step_sum": seen.step_sum}
+            return seen._replace(marks={x: jnp.where(now, here[x], seen.marks[x]) for x in here})
 
-        def step(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-            k, w, hits = state
-            w = run.step(jax.random.fold_in(key, k), w).w
-            return k + 1, w, update(k + 1, w, hits)
+        def step(seen: _Seen) -> _Seen:
+            taken = run.step(jax.random.fold_in(key, seen.k), seen.w)
+            at = self.see(taken.w)
+            kept, total = self.keep(seen.kept, seen.at, at), seen.step_sum + taken.step_size
+            return mark(_Seen(seen.k + 1, taken.w, at, total, seen.marks, kept))
 
-        def goes_on(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            k, w, hits = state
-            return (k < run.record[-1]) & jnp.any(hits < 0) & jnp.all(jnp.isfinite(w))
+        def goes_on(seen: _Seen) -> jax.Array:
+            lasts = (seen.k < self.last()) & jnp.any(jnp.isnan(seen.marks["hit"]))
+            return lasts & jnp.all(jnp.isfinite(seen.w))
 
         zero = 0 * jnp.asarray(run.alpha, float)
-        w, none = jnp.asarray(run.w0) + zero, (zero + jnp.full(epsilons.shape, -1)).astype(int)
-        first = zero.astype(int)
-        hits = jax.lax.while_loop(goes_on, step, (first, w, update(first, w, none)))[2]
-        return {"epsilon": epsilons, "hit": jnp.where(hits < 0, jnp.nan, hits)}
+        w, none = jnp.asarray(run.w0) + zero, zero + jnp.full(epsilons.shape, jnp.nan)
+        marks, at = dict.fromkeys(("hit", "grad_norm", "step_sum"), none), self.see(w)
+        first = _Seen(zero.astype(int), w, at, zero, marks, self.start(at))
+        seen = jax.lax.while_loop(goes_on, step, mark(first))
+        return {"epsilon": epsilons, **seen.marks, **seen.kept}
 
 
 def theorem_run(

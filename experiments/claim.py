@@ -109,7 +109,7 @@ class Claim:
 
     def drawing(self) -> dict[str, str]:
         """Identifies the code from the table to the figure."""
-        return identity.code(type(self), self._figure, plotting.style, plotting.save)
+        return identity.code(self._figure, plotting.style, plotting.save)
 
     def grid(self, scale: str) -> Cells:
         return list(self._cells(scale))

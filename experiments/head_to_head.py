@@ -306,7 +306,7 @@ def averaged(curves: pd.DataFrame, costs: dict[str, float], seconds: dict[str, f
     for (method, step), group in curves.groupby(["method", "step"], sort=False):
         found = statistics.interval(group.value)
         gradients, clock = step * costs[method], step * seconds[method] / seconds[REFERENCE]
-        losses = group.training.mean(), group.loss.mean()
+        losses = (statistics.interval(group[name]).mean for name in ("training", "loss"))
         rows.append([method, step, gradients, clock, found.mean, found.low, found.high, *losses])
     columns = ["method", "step", "gradients", "seconds_in_steps_of_maml", "value", "low", "high"]
     columns += ["training", "loss"]

@@ -145,7 +145,7 @@ class Settings:
         }
         for what, (own, there) in pairs.items():
             if own != there:
-                raise ValueError(f"{what} = {own}; the sweep has {there}. Start the workers again, alike")
+                raise ValueError(f"{what} = {own}; the sweep has {there}. Start the workers anew")
 
 
 _CONFIG = (
@@ -239,7 +239,7 @@ def gather(workers: Workers, jobs: Sequence[Job]) -> "Iterator[int | Outcome]":
         while waiting:
             done, _ = concurrent.futures.wait(waiting, LOOK, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in done:
-                trial, outcome = waiting.pop(future), _outcome(future)
+                trial, outcome = waiting.pop(future), _outcome(workers, future)
                 if not outcome.where and trial.number < workers.retries:
                     waiting[_submit(workers, trial.job)] = trial._replace(number=trial.number + 1)
                 elif outcome.cause:
@@ -247,6 +247,9 @@ def gather(workers: Workers, jobs: Sequence[Job]) -> "Iterator[int | Outcome]":
                 else:
                     yield sum(chunk.cost for chunk in trial.unseen)
                     yield outcome
+            if not done and (cause := workers.lost()):
+                failed += [Outcome("", cause)] * len(waiting)
+                break
             if not done:  # long jobs: what have they written so far?
                 for future, trial in waiting.items():
                     unseen = [c for c in trial.unseen if not results.is_written(trial.job.folder, c.keys)]
@@ -261,7 +264,7 @@ def gather(workers: Workers, jobs: Sequence[Job]) -> "Iterator[int | Outcome]":
 
 def _submit(workers: Workers, job: Job) -> "concurrent.futures.Future[Outcome]":
     try:
-        return workers.executor.submit(perform, _settings(job, workers.devices), pickle.dumps(job))
+        return workers.executor.submit(perform, _settings(job, workers), pickle.dumps(job))
     except RuntimeError as error:  # the engine is gone
         future: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
         future.set_exception(error)
@@ -281,12 +284,12 @@ def _failure(workers: Workers, failed: Sequence[Outcome], count: int) -> ChildPr
     return error
 
 
-def _outcome(future: "concurrent.futures.Future[Outcome]") -> Outcome:
+def _outcome(workers: Workers, future: "concurrent.futures.Future[Outcome]") -> Outcome:
     """What the worker says, or, if it was lost, the engine."""
     if future.cancelled():
-        return Outcome("", "cancelled, the connection is lost")
+        return Outcome("", workers.lost() or "cancelled")
     error = future.exception()
-    return future.result() if error is None else Outcome("", _line(error))
+    return future.result() if error is None else Outcome("", workers.lost() or _line(error))
 
 
 def _line(error: BaseException) -> str:
@@ -305,7 +308,7 @@ def _in_turn(jobs: Sequence[Job]) -> list[Job]:
     return [job for _, job in sorted(zip(order, jobs, strict=True), key=lambda pair: pair[0])]
 
 
-def _settings(job: Job, devices: int | None) -> Settings:
+def _settings(job: Job, workers: Workers) -> Settings:
     code = identity.code(job.cells[0])
     used = {name.partition(":")[0] for name in code}
     if "__main__" in used:
@@ -317,9 +320,9 @@ def _settings(job: Job, devices: int | None) -> Settings:
     return Settings(
         {name: getattr(jax.config, name) for name in _CONFIG},
         os.environ.get("XLA_FLAGS", ""),
-        devices,
+        workers.devices,
         [os.path.abspath(folder) for folder in sys.path],
         elsewhere,
         code,
-        identity.environment(),
+        identity.environment() | ({"platform": workers.platform} if workers.platform else {}),
     )

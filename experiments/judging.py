@@ -145,7 +145,8 @@ class Rows:
           about: `number`, `place` and `source`, where they are not the claim's.
         """
         value = _interval(measured)
-        slack = np.inf if value.high <= 0 else bound / value.high
+        # A bound that is attained is sharp, also where it is 0.
+        slack = 1.0 if value.high == bound else np.inf if value.high <= 0 else bound / value.high
         row = self._row(part, statement, value, bound, slack, bool(value.high <= bound), also, note, about)
         if start is not None and start <= bound:
             return _still(row, f"it starts at {start:.3g}, within the bound {bound:.3g}")

@@ -42,9 +42,10 @@ def cell_key(cell: Cell, name: str) -> str:
     return cell_keys([cell], name)[0]
 
 
-def cell_keys(cells: Sequence[Cell], name: str) -> list[str]:
-    """The keys of cells of one group, whose signature is `name`."""
-    about = (name, identity.summary(identity.code(cells[0])), json.dumps(identity.environment()))
+def cell_keys(cells: Sequence[Cell], name: str, platform: str | None = None) -> list[str]:
+    """The keys of cells of one group, whose signature is `name`, on a platform; None: this process's."""
+    where = identity.environment() | ({"platform": platform} if platform else {})
+    about = (name, identity.summary(identity.code(cells[0])), json.dumps(where))
     known: dict[int, bytes] = {}
 
     def numbers(leaf: Any) -> bytes:

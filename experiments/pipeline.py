@@ -14,9 +14,10 @@ from jaxmaml import identity, storage
 from jaxmaml.names import unknown
 
 if TYPE_CHECKING:
+    from experiments.executors import Workers
     from experiments.sweep import Prepared
 
-ROOT = pathlib.Path("results")
+ROOT = claims.RESULTS
 SCALES = ("smoke", "default", "full")
 AHEAD = 2
 """claims whose programs compile while another runs."""
@@ -34,11 +35,16 @@ def select(experiment: str) -> list[Claim]:
     return [claims.get(name) for name in claims.select(experiment)]
 
 
-def run(scale: str, selected: Sequence[Claim], chunk_cells: int | None = None) -> None:
+def run(
+    scale: str,
+    selected: Sequence[Claim],
+    chunk_cells: int | None = None,
+    executor: "Workers | None" = None,
+) -> None:
     """Sweep, measure and judge; writes tables/<claim>.csv, claims.csv and manifest.json."""
     where = folder(scale)
     identity.remember()
-    for claim, prepared in _prepared(scale, selected, chunk_cells):
+    for claim, prepared in _prepared(scale, selected, chunk_cells, executor):
         name = claim.name
         print(f"{name}: {claim.title}")
         table_path = where / "tables" / f"{name}.csv"
@@ -114,7 +120,7 @@ def report(scale: str) -> None:
 
 
 def _prepared(
-    scale: str, selected: Sequence[Claim], chunk_cells: int | None
+    scale: str, selected: Sequence[Claim], chunk_cells: int | None, executor: "Workers | None"
 ) -> Iterator[tuple[Claim, "Prepared"]]:
     """Each claim with its sweep; while one runs, the programs of the next AHEAD compile."""
     from experiments import sweep
@@ -122,7 +128,9 @@ def _prepared(
     waiting: collections.deque[tuple[Claim, Prepared]] = collections.deque()
     try:
         for claim in selected:
-            waiting.append((claim, sweep.prepare(claim.grid(scale), ROOT / "raw", chunk_cells=chunk_cells)))
+            grid = claim.grid(scale)
+            prepared = sweep.prepare(grid, ROOT / "raw", chunk_cells=chunk_cells, executor=executor)
+            waiting.append((claim, prepared))
             if len(waiting) > AHEAD:
                 yield waiting.popleft()
         while waiting:

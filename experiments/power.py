@@ -134,7 +134,7 @@ def _long_arc(cell: Any) -> Any:
         if isinstance(found.get("arguments"), dict):
             found["arguments"] = longer(found["arguments"])
         if isinstance(found.get("delta"), ArcDelta):
-            found["delta"] = ArcDelta(4 * found["delta"].arc)
+            found["delta"] = dataclasses.replace(found["delta"], arc=4 * found["delta"].arc)
         elif isinstance(found.get("delta"), (int, float)):
             found["delta"] = 4 * found["delta"]
         return found

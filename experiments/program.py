@@ -80,17 +80,19 @@ class Layout:
     """whether XLA takes less time to compile (`quick_options`)."""
 
 
-def layout(cells: Sequence[Cell], chunk_cells: int | None) -> Layout:
+def layout(cells: Sequence[Cell], chunk_cells: int | None, platform: str) -> Layout:
     """The layout of the group of these cells, all of them: those on disk too, so that a sweep that was
-    stopped goes on with the same program. `chunk_cells` as in `sweep.sweep`."""
-    devices = len(jax.local_devices())
+    stopped goes on with the same program. `chunk_cells` as in `sweep.sweep`; on this platform."""
+    on_cpu = platform == "cpu"
+    devices = len(jax.local_devices()) if platform == jax.default_backend() else 1
     if chunk_cells is None:
-        chunk_cells = 64 if _on_cpu() else ACCELERATOR_LANES * devices
-    lanes = max(min(_lanes(cells[0]), math.ceil(len(cells) / devices), chunk_cells // devices), 1)
+        chunk_cells = 64 if on_cpu else ACCELERATOR_LANES * devices
+    most = _lanes(cells[0]) if on_cpu else ACCELERATOR_LANES
+    lanes = max(min(most, math.ceil(len(cells) / devices), chunk_cells // devices), 1)
     block = lanes * devices
     chunks = math.ceil(len(cells) / max(chunk_cells // block * block, block))
     width = math.ceil(len(cells) / chunks / block) * block
-    quickly = _on_cpu() and NOMINAL_RATE * sum(cell.cost for cell in cells) < SHORT
+    quickly = on_cpu and NOMINAL_RATE * sum(cell.cost for cell in cells) < SHORT
     return Layout(lanes, width, _shared_leaves(cells), quickly)
 
 
@@ -275,14 +277,8 @@ def _shared_leaves(cells: Sequence[Cell]) -> tuple[bool, ...]:
 
 
 def _lanes(cell: Cell) -> int:
-    """How many cells a device vectorises at once: enough to hide the overhead of an operation, few enough
-    that their arrays stay in the fastest cache (measured in results/benchmarks.md). The blocks of a
+    """How many cells a CPU's device vectorises at once: enough to hide the overhead of an operation, few
+    enough that their arrays stay in the fastest cache (measured in results/benchmarks.md). The blocks of a
     chunk run one after another inside the program."""
-    if not _on_cpu():
-        return ACCELERATOR_LANES
     largest = max(np.size(x) for x in jax.tree.leaves(cell))
     return int(np.clip(4096 // largest, 8, 64))
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"

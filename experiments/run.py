@@ -12,7 +12,7 @@ import numpy as np
 from jaxmaml import estimators, objective, step_size, tree
 from jaxmaml._meta_gradient import meta_gradient
 from jaxmaml._random import integers
-from jaxmaml.checks import check_nonnegative, check_positive, check_step_count
+from jaxmaml.checks import check_nonnegative, check_positive, check_seed, check_step_count
 from jaxmaml.step_size import scale_by_theorem_step
 from jaxmaml.types import Array, BatchSizes, Episode, Family, PyTree, Scalar
 
@@ -120,6 +120,7 @@ class Run:
         for name in ("alpha", "c", "L"):
             check_positive(name, getattr(self, name))
         check_nonnegative("rho", self.rho)
+        check_seed("seed", self.seed)
         self._check_arguments()
         if np.shape(self.w0) != (self.family.dim,):
             raise ValueError(f"w0 has shape {np.shape(self.w0)}; allowed: ({self.family.dim},)")
@@ -129,7 +130,10 @@ class Run:
                 check_step_count(name, size)
         for name in ("D_in", "D_o", "D_h", "D_beta"):
             size = getattr(self.sizes, name)
-            if size is not None and not 1 <= size <= (largest or np.inf):
+            if size is None:
+                continue
+            check_positive(name, size)
+            if not 1 <= size <= (largest or np.inf):
                 limit = "" if largest is None else f" and <= {largest}, the family's max_batch"
                 raise ValueError(f"{name} = {size!r}; allowed: None (exact), or >= 1{limit}")
         increasing = all(a < b for a, b in zip(self.record, self.record[1:], strict=False))

@@ -237,6 +237,8 @@ class Subject(NamedTuple):
     """instance -> what is measured and what is to be as large as possible, by closed forms"""
     library: Callable[[Any], tuple[list[Any], dict[str, Any]]]
     """instance -> what is measured, by the library, and what else the bounds need"""
+    scores: Callable[[Any], list[Any]] | None = None
+    """instance -> the second of `formulas` alone, where what is measured costs much more"""
 
 
 @jax.tree_util.register_dataclass
@@ -263,7 +265,8 @@ class Search:
         subject = self.subject(self)
 
         def score(raw: jax.Array) -> jax.Array:
-            return jnp.stack(subject.formulas(subject.decode(raw))[1])[self.which]
+            x = subject.decode(raw)
+            return jnp.stack(subject.scores(x) if subject.scores else subject.formulas(x)[1])[self.which]
 
         scores, ends = self.ascent.run(score)
         found = subject.decode(ends[jnp.argmax(scores)])

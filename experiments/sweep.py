@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 from rich.console import Console
@@ -24,7 +25,9 @@ from experiments.keys import cell_key as cell_key
 from experiments.keys import signature as signature
 from experiments.program import NOMINAL_RATE, Cell, Program, layout
 from jaxmaml import storage
+from jaxmaml.checks import check_step_count
 from jaxmaml.configuration import configure, cores
+from jaxmaml.paths import check_folder
 
 Labels = Mapping[str, Any]
 Pool = concurrent.futures.Executor | Workers
@@ -101,15 +104,20 @@ def prepare(
 
     What is prepared while another sweep runs costs little time by the clock.
     """
+    if chunk_cells is not None:
+        check_step_count("chunk_cells", chunk_cells)
+    check_folder("directory", directory)
     cells = [cell for _, cell in labelled]
     for cell in cells:
         cell.check()
+    workers = None if executor is None else executors.of(executor)
+    platform = (workers and workers.platform) or jax.default_backend()
     keys = [""] * len(cells)
     stored: list[pd.DataFrame] = []
     missing: list[Job] = []
     seconds = 0.0
     for g in group(cells):
-        of_group = cell_keys([cells[i] for i in g.indices], g.signature)
+        of_group = cell_keys([cells[i] for i in g.indices], g.signature, platform)
         for i, key in zip(g.indices, of_group, strict=True):
             keys[i] = key
         first = dict(zip(reversed(of_group), reversed(g.indices), strict=True))
@@ -120,13 +128,12 @@ def prepare(
         todo = unique.keys() - set(rows["key"]) if len(rows) else unique.keys()
         if todo:
             names = [key for key in unique if key in todo]
-            how = layout(list(unique.values()), chunk_cells)
+            how = layout(list(unique.values()), chunk_cells, platform)
             job = Job(g.signature, folder, how, names, [unique[key] for key in names])
             steps = sum(m["cell_steps"] for m in manifests)
             rate = sum(m["run_s"] for m in manifests) / steps if steps else NOMINAL_RATE
             missing.append(job)
             seconds += rate * job.cost + 2.0
-    workers = None if executor is None else executors.of(executor)
     programs = [job.program() for job in missing] if workers is None else []
     for program in programs:
         program.compile()

@@ -20,8 +20,8 @@ from jaxmaml.checks import (
     scalar,
     task_axis,
 )
-from jaxmaml.estimators._adapted import adapted_loss, check_alpha, differentiable, without_aux
-from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, check_derivative, is_optax
+from jaxmaml.estimators._adapted import adapted_loss, differentiable, without_aux
+from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, check_alpha, check_derivative, is_optax
 from jaxmaml.types import Episode, Estimator, Loss, PyTree
 
 
@@ -210,7 +210,7 @@ def _over_tasks(
         check_weights(weights, tasks)
         weights = jnp.asarray(weights)
     episodes = jax.tree.map(jnp.asarray, episodes)
-    check_alpha(params, alpha, learn_alpha)
+    check_alpha(alpha, params, learn_alpha)
     params, alpha = differentiable(params, alpha, episodes)
 
     if mesh is None:

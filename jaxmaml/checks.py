@@ -1,7 +1,6 @@
 """One clear error for bad input, raised while tracing, before anything compiles."""
 
 import inspect
-import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,11 @@ import numpy as np
 
 from jaxmaml.types import Episode, Loss, PyTree
 
+MOST = 2**31 - 1
+"""the largest count: in float32 mode JAX's integers have 32 bits."""
+SEEDS = 2**32
+"""how many seeds there are: in float32 mode a key has 32 bits of its seed, so that 2^32 would be 0 again."""
+
 
 def concrete(value: Any) -> np.ndarray | None:
     """The value as an array, or None while it is traced (its range can then not be checked)."""
@@ -20,23 +24,57 @@ def concrete(value: Any) -> np.ndarray | None:
     return np.asarray(value)
 
 
+def _real(name: str, value: Any, allowed: str) -> np.ndarray | None:
+    """`concrete` of what must be real numbers: no text, None, complex or bool."""
+    number = isinstance(value, int | float | np.ndarray | np.generic | jax.Array)
+    if not number or not jnp.issubdtype(_dtype(value), np.number) or jnp.iscomplexobj(value):
+        raise ValueError(f"{name} = {value!r}; allowed: {allowed}")
+    return concrete(value)
+
+
+def _dtype(value: Any) -> Any:
+    """bool of Python is no int here; an int that no integer type holds is an object."""
+    return value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+
+
 def check_nonnegative(name: str, tree: PyTree) -> None:
     """Every leaf must be finite and >= 0."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        value = concrete(leaf)
+        where = name + jax.tree_util.keystr(path)
+        value = _real(where, leaf, "a number, finite and >= 0")
         if value is not None and not (np.all(np.isfinite(value)) and np.all(value >= 0)):
-            where = name + jax.tree_util.keystr(path)
             raise ValueError(f"{where} = {leaf!r}; allowed: finite and >= 0")
 
 
 def check_positive(name: str, value: Any, why: str = "") -> None:
     """A scale such as delta, rho or L must be finite and > 0."""
-    number = concrete(value)
-    if number is None:
+    allowed = f"finite and > 0{why}"
+    number = _real(name, value, allowed)
+    if number is not None and not (np.all(np.isfinite(number)) and np.all(number > 0)):
+        raise ValueError(f"{name} = {value!r}; allowed: {allowed}")
+
+
+def check_norms(name: str, value: Any) -> None:
+    """At least one norm, none of them negative. Those of data that are not finite may be NaN."""
+    number = _real(name, value, "numbers >= 0")
+    if np.size(value) == 0 or (number is not None and np.any(number < 0)):
+        raise ValueError(f"{name} = {value!r}; allowed: at least one number, all >= 0")
+
+
+def check_step_count(name: str, value: Any, least: int = 1, most: int = MOST) -> None:
+    """A count: an integer in a range."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        upper = f" and <= {most}" if whole and value > most else ""
+        raise ValueError(f"{name} = {value!r}; allowed: an integer >= {least}{upper}")
+
+
+def check_seed(name: str, value: Any) -> None:
+    """An integer, one for each stream of random numbers: 0 <= seed < 2^32."""
+    if isinstance(value, jax.core.Tracer):
         return
-    # bfloat16 is of kind "V"
-    if number.dtype.kind not in "biufV" or not (np.all(np.isfinite(number)) and np.all(number > 0)):
-        raise ValueError(f"{name} = {value!r}; allowed: finite and > 0{why}")
+    known = value.item() if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 else value
+    check_step_count(name, known, 0, SEEDS - 1)
 
 
 def check_prefix(name: str, prefix: PyTree, params: PyTree) -> PyTree:
@@ -146,9 +184,12 @@ def check_batch(name: str, batch: PyTree) -> None:
 
 def check_weights(weights: Any, tasks: int) -> None:
     """A number for each task, finite and >= 0, one of them > 0."""
-    known = concrete(weights)
     if np.shape(weights) != (tasks,):
         raise ValueError(f"weights of shape {np.shape(weights)}; allowed: one for each of {tasks} tasks")
+    known = concrete(weights)
+    if known is not None and known.dtype == bool:  # tasks that are left out, as by `finite_tasks`
+        known = known.astype(int)
+    known = known if known is None else _real("weights", known, "numbers, finite and >= 0")
     if known is not None and not (np.isfinite(known).all() and (known >= 0).all() and known.any()):
         raise ValueError(f"weights = {weights!r}; allowed: finite and >= 0, not all of them 0")
 
@@ -200,8 +241,3 @@ def task_axis(episodes: Episode) -> int:
     if not sizes or 0 in sizes:
         raise ValueError("episodes hold no task; allowed: a leading task axis of at least 1")
     return next(iter(sizes))
-
-
-def check_step_count(name: str, value: int, least: int = 1) -> None:
-    if not (isinstance(value, int | np.integer) and value >= least and math.isfinite(value)):
-        raise ValueError(f"{name} = {value!r}; allowed: an integer >= {least}")

@@ -16,8 +16,12 @@ def configure(float64: bool, devices: int | None = None) -> None:
     Matrix products have the full precision of their type; without this, GPUs round float32 to 11 bits
     (docs/gpu.md).
     """
+    import gc
+
     import jax
 
+    # A tenth of the time of tracing is Python's search for garbage.
+    gc.set_threshold(200_000, 50, 50)
     if devices is not None:
         jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_x64", float64)

@@ -21,7 +21,8 @@ Product = Callable[[Loss, PyTree, PyTree, PyTree], PyTree]
 have None in the place of leaves that are 0."""
 
 DeltaRule = Callable[[jax.Array], jax.Array]
-"""A rule delta(||v||), with the global norm over the whole pytree."""
+"""A rule delta(||v||), with the global norm over the whole pytree. One with a method `around(params)` depends
+on the point too: the method gives the rule there."""
 
 
 def exact(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:
@@ -83,8 +84,12 @@ def difference(delta: Scalar | DeltaRule) -> Product:
         check_positive("delta", delta)
 
     def product(loss: Loss, params: PyTree, vector: PyTree, batch: PyTree) -> PyTree:
+        if not callable(delta):
+            return central_difference(loss, params, vector, batch, delta)
         norm = tree.norm(vector)
-        step = delta(jnp.where(vanishes(norm), 1.0, norm)) if callable(delta) else delta
+        moving, _ = tree.partition(params, tree.present(vector))
+        rule = delta.around(moving) if hasattr(delta, "around") else delta
+        step = rule(jnp.where(vanishes(norm), 1.0, norm))
         return central_difference(loss, params, vector, batch, step)
 
     return product

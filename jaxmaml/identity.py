@@ -23,7 +23,7 @@ import inspect
 import pathlib
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -159,20 +159,26 @@ def _code(roots: frozenset[Node]) -> dict[str, str]:
 def _references(module: str, name: str) -> frozenset[Node]:
     """What a definition names, and what is added to it."""
     parsed = _parsed(module)
-    named = {node for statement in parsed.definitions.get(name, []) for node in _named(module, statement)}
+    named = {
+        node for statement in parsed.definitions.get(name, []) for node in _named(module, name, statement)
+    }
     return frozenset(named | {(module, each) for each in parsed.additions.get(name, ())})
 
 
-def _named(module: str, statement: ast.stmt) -> Iterator[Node]:
-    own = dict(_imports(module, statement))
-    for chain in _chains(statement):
+def _named(module: str, name: str, statement: ast.stmt) -> Iterator[Node]:
+    parsed, own = _parsed(module), dict(_imports(module, statement))
+    # `@f.rule` adds to f, and needs nothing of it.
+    added_to = {f for f, names in parsed.additions.items() if name in names}
+    decorators = getattr(statement, "decorator_list", [])
+    adding = [d for d in decorators if added_to & {chain[0] for chain in _chains(d)}]
+    for chain in _chains(statement, adding):
         first, rest = chain[0], chain[1:]
-        imports = own if first in own else _parsed(module).imports
+        imports = own if first in own else parsed.imports
         if first in imports:
             yield from _follow(*imports[first], rest)
         elif first == "__name__":
             yield module, ALL
-        elif first in _parsed(module).definitions:
+        elif first in parsed.definitions:
             yield module, first
 
 
@@ -276,8 +282,8 @@ def _imports(module: str, node: ast.AST) -> Iterator[tuple[str, tuple[str, str |
                 yield alias.asname or alias.name, (source, alias.name)
 
 
-def _chains(node: ast.AST) -> Iterator[tuple[str, ...]]:
-    """a.b.c of every name in a node, but for annotations."""
+def _chains(node: ast.AST, without: Collection[ast.AST] = ()) -> Iterator[tuple[str, ...]]:
+    """a.b.c of every name in a node, but for annotations, and for some of its parts."""
     if isinstance(node, ast.Name):
         yield (node.id,)
         return
@@ -291,7 +297,7 @@ def _chains(node: ast.AST) -> Iterator[tuple[str, ...]]:
     for field, value in ast.iter_fields(node):
         if field not in ("annotation", "returns"):
             for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, ast.AST):
+                if isinstance(each, ast.AST) and each not in without:
                     yield from _chains(each)
 
 

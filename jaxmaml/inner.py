@@ -18,7 +18,17 @@ import optax
 
 from jaxmaml import hvp, tree
 from jaxmaml._inner_gradient import inner_gradient, varying
-from jaxmaml.checks import check_mask, check_params, check_rates, check_step_count, check_steps_axis, concrete
+from jaxmaml.checks import (
+    check_batch,
+    check_callable,
+    check_mask,
+    check_nonnegative,
+    check_params,
+    check_rates,
+    check_step_count,
+    check_steps_axis,
+    concrete,
+)
 from jaxmaml.types import Loss, PyTree
 
 
@@ -66,11 +76,13 @@ def adapt(loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: Inner
       alpha: inner rate, a number or a pytree prefix of params (a rate per subtree); or an optax
         transformation, whose update is added.
       inner: number of steps and mask. The loop for evaluation may be another one.
+
+    Raises:
+      ValueError: alpha negative or not finite (known outside jit alone: a learned rate may pass 0 inside),
+        rates that do not fit the parameters, or an empty batch.
+      TypeError: parameters that are not floating point.
     """
-    check_inner(inner)
-    check_params(params)
-    if not is_optax(alpha):
-        check_rates(alpha, params)
+    _check(loss, params, batch, alpha, inner)
     return descend(hvp.exact, loss, params, (batch,), alpha, replace(inner, remat=False))
 
 
@@ -115,10 +127,9 @@ def adapt_has_finite_derivative(
     Adam with eps_root = 0, clipping by a norm; meta-gradients are NaN there. Works under jit and vmap. The
     answer is True where a mask keeps a leaf, and with a rate.
 
-    Args as for `adapt`.
+    Args and errors as for `adapt`.
     """
-    check_inner(inner)
-    check_params(params)
+    _check(loss, params, batch, alpha, inner)
     params = jax.tree.map(jnp.asarray, params)
     free, fixed = tree.partition(params, inner.mask)
     gradient = inner_gradient(loss, mask=inner.mask, remat=False)
@@ -170,6 +181,23 @@ def check_derivative(
 def is_optax(alpha: PyTree) -> bool:
     """Whether the inner update is an optax transformation, not a rate."""
     return isinstance(alpha, optax.GradientTransformation)
+
+
+def check_alpha(alpha: PyTree, params: PyTree, learn_alpha: bool = False) -> None:
+    """Rates that fit the parameters, or an optax transformation."""
+    if not is_optax(alpha):
+        check_rates(alpha, params)
+        check_nonnegative("alpha", alpha)
+    elif learn_alpha:
+        raise ValueError("learn_alpha = True with an optax transformation; allowed: with a rate or rates")
+
+
+def _check(loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: Any) -> None:
+    check_callable("loss", loss, "loss(params, batch) -> scalar")
+    check_inner(inner)
+    check_params(params)
+    check_batch("batch", batch)
+    check_alpha(alpha, params)
 
 
 def check_inner(inner: Any) -> None:

@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -79,6 +80,8 @@ def style() -> Iterator[None]:
 def panels(columns: int, rows: int = 1, *, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     """A row-major list of axes."""
     figure = Figure(figsize=(width * columns, HEIGHT * rows), layout="constrained")
+    # With a canvas, texts are measured by one renderer, which remembers them; without, by a new one each.
+    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
 
@@ -135,6 +138,8 @@ def finish(figure: Figure, title: str, columns: int = 3) -> Figure:
         _legend(figure, handles, columns, room)
     _wrap(figure.suptitle(title, fontsize=9), room)
     _wrap_labels(figure)
+    # Laid out now: every file that is drawn of it would do so again, which takes as long as the drawing.
+    figure.set_layout_engine("none")
     return figure
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmaml.checks import check_nonnegative, check_positive
+from jaxmaml.checks import check_nonnegative, check_norms, check_positive
 from jaxmaml.types import PyTree, Scalar
 
 
@@ -20,7 +20,13 @@ class TheoremStepState(NamedTuple):
 
 
 def estimated_smoothness(L: Scalar, rho: Scalar, alpha: Scalar, task_grad_norms: jax.Array) -> jax.Array:
-    """L~(w) = 4 L + 2 rho alpha mean_j ||grad f_j(w; D_beta)||; with exact norms over all tasks, L(w)."""
+    """L~(w) = 4 L + 2 rho alpha mean_j ||grad f_j(w; D_beta)||; with exact norms over all tasks, L(w).
+
+    Raises:
+      ValueError: no norms, or negative ones; inside jit, where values are not known, negative ones give NaN.
+    """
+    check_norms("task_grad_norms", task_grad_norms)
+    task_grad_norms = jnp.where(jnp.asarray(task_grad_norms) < 0, jnp.nan, task_grad_norms)
     return 4 * L + 2 * rho * alpha * jnp.mean(task_grad_norms)
 
 
@@ -35,7 +41,8 @@ def scale_by_theorem_step(
     read. The state keeps (step_size, smoothness); before the first update these are c/(4L) and 4L.
 
     Raises:
-      ValueError: c or L not finite and > 0, rho or alpha negative or not finite.
+      ValueError: c or L not finite and > 0, rho or alpha negative or not finite. `update`: as
+        `estimated_smoothness`.
     """
     check_positive("c", c)
     check_positive("L", L)

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import jax
 
+from jaxmaml.paths import naming
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -81,10 +83,8 @@ def read(path: pathlib.Path) -> bytes:
         if _sum(data) in known:
             return data
         time.sleep(0.02)
-    raise Damaged(
-        f"{path} "
-        + ("was changed since it was written" if known else f"is not listed in {path.with_name(SUMS)}")
-    )
+    why = "was changed since it was written: its sum is not the one" if known else "is not listed"
+    raise Damaged(f"{path} {why} in {SUMS}")
 
 
 def is_sound(path: pathlib.Path) -> bool:
@@ -229,7 +229,7 @@ def _lock(folder: pathlib.Path) -> filelock.FileLock:
 def _replace(path: pathlib.Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with temporary.open("xb") as file:
+        with naming(path), temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

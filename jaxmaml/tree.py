@@ -22,15 +22,28 @@ def wide(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
 
 
 def norm(tree: PyTree) -> jax.Array:
-    """Global Euclidean norm ||x||, scaled by the largest entry so that no square under- or overflows.
+    """Global Euclidean norm ||x||, scaled by a power of 2 so that no square under- or overflows.
 
     In float32 at least: the sum of many squares in 8 or 11 bits is none.
     """
     leaves = [x.astype(wide(x.dtype)) for x in map(jnp.asarray, jax.tree.leaves(tree))]
     largest = jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]).max()
-    safe = jnp.where(largest > 0, largest, 1.0)
-    squares = [jnp.sum(jnp.square(x / safe.astype(x.dtype))) for x in leaves]
-    return safe * jnp.sqrt(jnp.stack(squares).sum())
+    up, down = _powers(largest)
+    squares = [jnp.sum(jnp.square(x * up.astype(x.dtype))) for x in leaves]
+    return down * jnp.sqrt(jnp.stack(squares).sum())
+
+
+def _powers(largest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(2^-e, 2^e) with largest / 2^e about 1; both normal numbers, as processors may take others for 0.
+
+    The inverse of `largest` itself is none of those where it is near to the largest number, and a division
+    of many numbers by one is compiled as a product with its inverse.
+    """
+    info = jnp.finfo(largest.dtype)
+    exponent = jnp.frexp(jax.lax.stop_gradient(largest))[1]
+    exponent = jnp.clip(exponent, info.minexp + 2, info.maxexp - 3)
+    one = jnp.ones((), largest.dtype)
+    return jnp.ldexp(one, -exponent), jnp.ldexp(one, exponent)
 
 
 def partition(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:

@@ -82,7 +82,8 @@ class Constants:
     def __post_init__(self) -> None:
         for name in ("L", "rho", "sigma", "sigma_tilde", "sigma_h", "zeta"):
             value = getattr(self, name)
-            if not value >= 0:
+            real = isinstance(value, int | float | np.ndarray | np.generic | jax.Array)
+            if not (real and not np.iscomplexobj(value) and value >= 0):
                 raise ValueError(f"{name} = {value!r}; allowed: a number >= 0")
 
     def kind(self, name: str) -> Kind:

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
-from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
@@ -34,7 +33,7 @@ def complaints(figure: Figure, dpi: float | None = None) -> list[str]:
     """What is wrong with a figure that is laid out anew at `dpi` (its own if None); empty for a good one."""
     figure.set_dpi(dpi or figure.get_dpi())
     figure.draw_without_rendering()
-    renderer = RendererAgg(*figure.bbox.size, figure.get_dpi())
+    renderer = figure.canvas.get_renderer()
     texts = [_printed(text, renderer) for text in _drawn_texts(figure)]
     panels = {axes: axes.get_tightbbox(renderer) for axes in figure.axes if axes.get_visible()}
     found = [*_cut(figure, texts, panels), *_overprinted(texts), *_covered(figure, texts, panels, renderer)]

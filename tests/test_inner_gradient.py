@@ -123,22 +123,22 @@ def loops():
         for name, remat in LOOPS.items():
             gradient_of = jax.grad if remat is None else functools.partial(inner_gradient, remat=remat)
 
-            def value(p, t, e, gradient_of=gradient_of):
-                return long_loop(p, t, e, gradient_of)
+            def value(p, t, y, gradient_of=gradient_of):
+                return long_loop(p, t, episode._replace(inner=(episode.inner[0], y)), gradient_of)
 
-            def norm(p, value=value):
-                return sum(jnp.sum(x**2) for x in jax.tree.leaves(jax.grad(value)(p, theta, episode)))
+            def slope(p, value=value):
+                return jax.grad(value)(p, theta, episode.inner[1])
 
-            labels = jax.grad(
-                lambda y, value=value: value(params, theta, episode._replace(inner=(episode.inner[0], y)))
-            )
+            def norm(p, slope=slope):
+                return sum(jnp.sum(x**2) for x in jax.tree.leaves(slope(p)))
+
+            there = params, theta, episode.inner[1]
+            at, (*derivatives, labels) = jax.value_and_grad(value, argnums=(0, 1, 2))(*there)
             found[name] = {
-                "value and derivatives": jax.value_and_grad(value, argnums=(0, 1))(params, theta, episode),
-                "labels": labels(episode.inner[1]),
+                "value and derivatives": (at, derivatives),
+                "labels": labels,
                 "third order": jax.grad(norm)(params),
-                "forward over reverse": jax.jvp(
-                    lambda p, value=value: jax.grad(value)(p, theta, episode), (params,), (ones,)
-                )[1],
+                "forward over reverse": jax.jvp(slope, (params,), (ones,))[1],
             }
         return found
 

@@ -1,6 +1,7 @@
 """The mean over tasks: bad input, chunks, memory. Its values are in contracts/test_estimators.py."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -214,48 +215,74 @@ def test_loss_with_aux():
 MORE = {"hf_maml": {"delta": 0.05}}
 
 
-def one_by_one(name, some, weights, w=W, **kwargs):
+@functools.cache
+def alone(name, shape):
+    """(G, dF/dalpha, value) of each task, one at a time, at W of this shape."""
+
+    @jax.jit
+    def one(w, episode):
+        estimator = jaxmaml.estimators.get(name)
+        found = estimator(loss, w, episode, alpha=0.1, learn_alpha=True, **MORE.get(name, {}))
+        return *found, loss(jaxmaml.adapt(loss, w, episode.inner, 0.1), episode.outer)
+
+    some, w = jax.tree.map(np.asarray, episodes()), np.reshape(W, shape)
+    return [jax.tree.map(np.asarray, one(w, jax.tree.map(lambda x, j=j: x[j], some))) for j in range(4)]
+
+
+def one_by_one(name, weights, shape=(2,)):
     """(G, dF/dalpha, values) of a loop over tasks in NumPy; sums are weighted, not divided."""
-    estimator = jaxmaml.estimators.get(name)
-    gradient, rates, values = 0.0, 0.0, []
-    for p, j in zip(weights, range(len(weights)), strict=True):
-        episode = jax.tree.map(lambda x, j=j: x[j], some)
-        g, r = estimator(loss, w, episode, alpha=0.1, learn_alpha=True, **kwargs)
-        gradient, rates = gradient + p * np.asarray(g), rates + p * np.asarray(r)
-        values.append(loss(jaxmaml.adapt(loss, w, episode.inner, 0.1), episode.outer))
-    return gradient, rates, np.array(values)
+    gradients, rates, values = zip(*alone(name, shape), strict=True)
+    gradient, rate = (sum(p * x for p, x in zip(weights, each, strict=True)) for each in (gradients, rates))
+    return gradient, rate, np.array(values)
 
 
-@pytest.mark.parametrize("chunk", [None, 2, 3])
-@pytest.mark.parametrize("weights", [None, [1.0, 3.0, 0.5, 2.5]])
-@pytest.mark.parametrize("w", [W, W[:, None]], ids=["vector", "matrix"])
-@pytest.mark.parametrize("name", sorted(jaxmaml.estimators.estimators()))
-def test_value_and_gradient(name, w, weights, chunk):
-    """Every field against a loop; the weights need not sum to 1."""
+WEIGHTS = (1.0, 3.0, 0.5, 2.5)
+SPLITS = list(itertools.product((None, WEIGHTS), (None, 2, 3)))
+"""(weights, chunk)"""
+
+
+@functools.cache
+def means(name, shape):
+    """Everything of the mean over tasks, by weights and chunk: in one program."""
 
     def both(w, batch):
         return loss(w, batch), {"outputs": batch @ w}
 
+    @jax.jit
+    def every(w, some):
+        return [
+            jaxmaml.meta_value_and_gradient(
+                jaxmaml.estimators.get(name),
+                both,
+                w,
+                some,
+                alpha=0.1,
+                weights=weights,
+                task_chunk=chunk,
+                has_aux=True,
+                learn_alpha=True,
+                **MORE.get(name, {}),
+            )
+            for weights, chunk in SPLITS
+        ]
+
+    return dict(zip(SPLITS, jax.tree.map(np.asarray, every(np.reshape(W, shape), episodes())), strict=True))
+
+
+@pytest.mark.parametrize("chunk", [None, 2, 3])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("shape", [(2,), (2, 1)], ids=["vector", "matrix"])
+@pytest.mark.parametrize("name", sorted(jaxmaml.estimators.estimators()))
+def test_value_and_gradient(name, shape, weights, chunk):
+    """Every field against a loop; the weights need not sum to 1."""
     p = np.ones(4) if weights is None else np.array(weights)
-    more = MORE.get(name, {})
-    gradient, rates, values = one_by_one(name, episodes(), p, w, **more)
-    found = jaxmaml.meta_value_and_gradient(
-        jaxmaml.estimators.get(name),
-        both,
-        w,
-        episodes(),
-        alpha=0.1,
-        weights=weights,
-        task_chunk=chunk,
-        has_aux=True,
-        learn_alpha=True,
-        **more,
-    )
+    gradient, rates, values = one_by_one(name, p, shape)
+    found = means(name, shape)[weights, chunk]
     np.testing.assert_allclose(found.value, values @ p / p.sum(), rtol=1e-11)
     np.testing.assert_allclose(found.task_values, values, rtol=1e-11)
     np.testing.assert_allclose(found.gradient, gradient / p.sum(), rtol=1e-9)
     np.testing.assert_allclose(found.rates, rates / p.sum(), rtol=1e-9)
-    assert found.aux["outputs"].shape == (4, 3, *w.shape[1:])
+    assert found.aux["outputs"].shape == (4, 3, *shape[1:])
     np.testing.assert_allclose(np.mean(found.aux["outputs"].reshape(4, 3) ** 4, axis=1), values, rtol=1e-11)
 
 
@@ -279,7 +306,7 @@ def test_value_beside_an_own_estimator(chunk):
     found = jaxmaml.meta_value_and_gradient(
         first, loss, W, episodes(), alpha=0.1, weights=p, task_chunk=chunk
     )
-    values = one_by_one("maml", episodes(), p)[2]
+    values = one_by_one("maml", p)[2]
     np.testing.assert_allclose(found.value, values @ p / p.sum(), rtol=1e-11)
     each = np.stack([jax.grad(loss)(W, batch) for batch in episodes().outer])
     np.testing.assert_allclose(found.gradient, p @ each / p.sum(), rtol=1e-11)
@@ -322,7 +349,7 @@ def test_a_task_that_is_not_finite(name, chunk):
     np.testing.assert_array_equal(finite, [True, True, False, True])
     assert not np.isfinite(spoilt.value)
     assert not np.isfinite(spoilt.gradient).any()
-    kept = one_by_one(name, good, [1, 1, 0, 1], **more)
+    kept = one_by_one(name, [1, 1, 0, 1])
     np.testing.assert_allclose(mended.gradient, kept[0] / 3, rtol=1e-9)
     np.testing.assert_allclose(mended.value, kept[2][[0, 1, 3]].mean(), rtol=1e-11)
 
@@ -367,37 +394,52 @@ def test_tasks_on_several_devices(kind, weights):
             np.testing.assert_allclose(found, expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
-@pytest.mark.parametrize(("chunk", "weights"), [(None, None), (1, None), (1, [1.0, 3.0, 0.5, 2.5])])
-@pytest.mark.parametrize("w", [W, W[:, None]], ids=["vector", "matrix"])
-@pytest.mark.parametrize("name", sorted(jaxmaml.estimators.estimators()))
-def test_tasks_shared_out(name, w, chunk, weights, kind):
-    """Every field is what one device computes; arrays that the loss and delta close over are traced."""
+SHARES = [(None, None), (1, None), (1, WEIGHTS)]
+"""(chunk, weights) of tasks on two devices"""
 
-    def call(w, some, alpha, theta, mesh, **more):
+
+@functools.cache
+def shared_out(name, shape, kind):
+    """The mean over tasks by chunk and weights, on two devices or, if `kind` is None, on one.
+
+    Arrays that the loss and delta close over are traced.
+    """
+    mesh = kind and on_two(kind)
+
+    @jax.jit
+    def every(w, some, alpha, theta):
         def both(w, batch):
             return loss(theta * w, batch), {"outputs": batch @ w}
 
-        return jaxmaml.meta_value_and_gradient(
-            jaxmaml.estimators.get(name),
-            both,
-            w,
-            some,
-            alpha=alpha,
-            weights=weights,
-            has_aux=True,
-            learn_alpha=True,
-            mesh=mesh,
-            **more,
-            **({"delta": theta / 20} if name == "hf_maml" else {}),
-        )
+        return [
+            jaxmaml.meta_value_and_gradient(
+                jaxmaml.estimators.get(name),
+                both,
+                w,
+                some,
+                alpha=alpha,
+                weights=weights,
+                has_aux=True,
+                learn_alpha=True,
+                mesh=mesh,
+                task_chunk=chunk if mesh else None,
+                **({"delta": theta / 20} if name == "hf_maml" else {}),
+            )
+            for chunk, weights in SHARES
+        ]
 
-    given = w, episodes(), 0.1, 1.3
-    expected = jax.jit(lambda *x: call(*x, None))(*given)
-    mesh = on_two(kind)
-    found = jax.jit(lambda *x: call(*x, mesh, task_chunk=chunk))(*given)
+    return dict(zip(SHARES, every(np.reshape(W, shape), episodes(), 0.1, 1.3), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize(("chunk", "weights"), SHARES)
+@pytest.mark.parametrize("shape", [(2,), (2, 1)], ids=["vector", "matrix"])
+@pytest.mark.parametrize("name", sorted(jaxmaml.estimators.estimators()))
+def test_tasks_shared_out(name, shape, chunk, weights, kind):
+    """Every field is what one device computes."""
+    found, expected = (shared_out(name, shape, k)[chunk, weights] for k in (kind, None))
     chex.assert_trees_all_close(found, expected, rtol=1e-11)
-    assert found.gradient.sharding.device_set == set(mesh.devices.flat)
+    assert found.gradient.sharding.device_set == set(on_two(kind).devices.flat)
 
 
 @pytest.mark.parametrize(

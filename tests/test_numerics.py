@@ -136,6 +136,17 @@ class TestTree:
     def test_norm_neither_underflows_nor_overflows(self, size):
         assert float(tree.norm([size * jnp.array([3.0, 4.0])])) == pytest.approx(5 * size)
 
+    @pytest.mark.parametrize("size", [1e38, 2.4e38, 2e-38])
+    @pytest.mark.parametrize("call", [tree.norm, jax.jit(tree.norm)], ids=["eager", "jit"])
+    def test_norm_near_the_ends_of_float32(self, call, size):
+        """The inverse of the largest number is none that a processor keeps."""
+        found = float(call(jnp.array([size, size], jnp.float32)))
+        assert found == pytest.approx(2**0.5 * size, rel=1e-6)
+
+    def test_gradient_of_the_norm(self):
+        x = jnp.array([3.0, -4.0]) * 1e200
+        np.testing.assert_allclose(jax.grad(tree.norm)(x), [0.6, -0.8], rtol=1e-12)
+
     def test_norm_of_zero(self):
         assert float(tree.norm([jnp.zeros(3)])) == 0.0
 

@@ -128,6 +128,14 @@ class TestVerdicts:
         assert self.row(0.5).slack == 2.0
         assert self.row(1.5).verdict == "fails as stated"
 
+    def test_a_bound_of_zero_is_attained_by_zero_alone(self):
+        attained, loose = self.row(0.0, 0.0), self.row(0.0, 1.0)
+        assert (attained.slack, attained.verdict) == (1.0, "holds")
+        assert (loose.slack, loose.verdict) == (np.inf, "holds, not sharp")
+        assert self.row(Interval(-1.0, -2.0, 0.0, 5), 0.0).slack == 1.0
+        assert self.row(-1.0, 0.0).verdict == "holds, not sharp"
+        assert self.row(1.0, 0.0).verdict == "fails as stated"
+
     def test_a_row_names_its_own_place(self):
         row = self.row(0.9, number="E07", place="bias lemma", source="as summarised")
         assert (row.claim, row.place, row.source) == ("E07", "bias lemma", "as summarised")

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ EXPERIMENTS = pathlib.Path(experiments.__file__).parent
 # import all of the library.
 LAYERS = {
     "jaxmaml": [
+        {"failures", "paths"},
         {
             "types",
             "version",
@@ -120,6 +122,39 @@ def test_no_chains_of_names():
             if isinstance(node, ast.Compare) and path.name not in allowed:
                 constants = {c.value for c in node.comparators if isinstance(c, ast.Constant)}
                 assert not constants & names, f"{path.name}:{node.lineno}"
+
+
+SKIPPING = {"sem", "describe", "interpolate"}
+"""Statistics of pandas without the values that are missing; those of NumPy are nanmean, nanmax ..."""
+AVERAGES = {"mean", "median", "std", "var", "quantile"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in MODULES if p.name != "statistics.py" and p.parent.name != "claims"],
+    ids=lambda p: str(p.relative_to(LIBRARY.parent)),
+)
+def test_no_value_that_is_missing_is_skipped(path):
+    """Means are those of `jaxmaml.statistics`, or of arrays: pandas leaves out what is nan."""
+    tree = ast.parse(path.read_text())
+    tables = {"pandas", "pd"} & {
+        alias.asname or alias.name
+        for n in ast.walk(tree)
+        for alias in getattr(n, "names", ())
+        if isinstance(alias, ast.alias)
+    }
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        name, of = node.func.attr, ast.unparse(node.func.value)
+        skips = name in SKIPPING or (
+            name.startswith(("nanm", "nans", "nanv", "nanp", "nanq")) and of in ("np", "jnp")
+        )
+        of_table = (
+            tables and name in AVERAGES and not re.match(r"(np|jnp|statistics)\b|.*\.to_numpy\(\)$", of)
+        )
+        assert not skips, f"{path.name}:{node.lineno}: {of}.{name}"
+        assert not of_table, f"{path.name}:{node.lineno}: {of}.{name}"
 
 
 def test_import_changes_no_setting():

@@ -223,7 +223,8 @@ def test_cells_in_a_call_by_default(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "SHORT", 0.0)  # compiled alike
     labelled = cells(70, estimators=("maml",))
     on_cpu, _ = run(labelled, tmp_path / "cpu")
-    monkeypatch.setattr(program, "_on_cpu", lambda: False)
+    layout = program.layout
+    monkeypatch.setattr(sweep, "layout", lambda *given: layout(*given[:2], "gpu"))
     elsewhere, _ = run(labelled, tmp_path / "accelerator")
     sizes = {
         folder.name: [len(manifest["cells"]) for manifest in manifests(folder)]

@@ -5,21 +5,26 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments import sweep
 from experiments.cells import theorem_run
+from experiments.claim import Claim
 from experiments.run import Run, log_steps
-from jaxmaml import _random, _trigonometry
+from jaxmaml import _random, _trigonometry, plotting
 from jaxmaml.tasks import cosine, digits, shared_quadratic, two_cosines
 from jaxmaml.timing import medians, table
 from jaxmaml.types import BatchSizes
 
 CELLS, STEPS, TARGET = 256, 300, 4.0
+MANY = (10_000, 100_000)
 NOISY = BatchSizes(B=20, D_in=20.0, D_o=5.0, D_h=1.0, B_prime=1, D_beta=1.0)
 
 
@@ -165,9 +170,80 @@ def what_limits(base: Run) -> list[str]:
     ]
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trivial:
+    """A cell that computes next to nothing: what is left is the sweep's own work."""
+
+    x: float
+    cost = 1
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+    def execute(self) -> dict[str, jax.Array]:
+        return {"y": jnp.sin(self.x)}
+
+
+trivial = Claim("-", "sines")
+
+
+@trivial.per("part")
+def means(part: pd.DataFrame, _: Trivial) -> dict[str, float]:
+    return {"mean": float(part.y.to_numpy().mean())}
+
+
+@trivial.figure
+def curve(table: pd.DataFrame) -> Figure:
+    figure = Figure()
+    figure.subplots().plot(table.part, table["mean"])
+    return figure
+
+
+def own_work(number: int) -> dict[str, float]:
+    """CPU seconds of what a sweep of so many trivial cells does, by phase."""
+    labelled = [({"part": j % 100}, Trivial(float(j))) for j in range(number)]
+    clock = [time.process_time()]
+
+    def passed() -> float:
+        clock.append(time.process_time())
+        return clock[-1] - clock[-2]
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, found = pathlib.Path(name), {}
+        prepared = sweep.prepare(labelled, folder, quiet=True)
+        found["start: keys and plan"] = passed()
+        prepared.run()
+        found["run, write, collect"] = passed()
+        prepared = sweep.prepare(labelled, folder, quiet=True)
+        found["resume: keys, plan and reading all"] = passed()
+        rows, _ = prepared.run()
+        found["collect"] = passed()
+        plotting.save(trivial.draw(trivial.measure(rows, labelled)), [folder / "figure.svg"])
+        found["measure and plot"] = passed()
+    return found
+
+
+def many_cells() -> list[str]:
+    """What a sweep itself costs, and how that grows."""
+    own_work(MANY[0] // 10)  # what is done once a process
+    few, many = (own_work(number) for number in MANY)
+    rows = [
+        [phase, f"{few[phase]:.2g}", f"{many[phase]:.2g}", f"{many[phase] / few[phase]:.1f}"] for phase in few
+    ]
+    return [
+        "## Many cells",
+        "",
+        "CPU seconds of the sweep's own work, with cells that compute one sine; ten times the cells take ten",
+        "times as long where the work is linear.",
+        "",
+        *table(["phase", *(f"{number:,} cells" for number in MANY), "ratio"], rows),
+    ]
+
+
 def run() -> list[str]:
     found = problems()
-    lines = throughput(found)
+    lines = throughput(found) + many_cells()
     if jax.default_backend() != "cpu":
         launches = [
             "A step of few cells is the launches of its kernels, one after another; up to a thousand cells",

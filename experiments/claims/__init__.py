@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from experiments.claim import Claim
 
 HERE = pathlib.Path(__file__).parent
+RESULTS = pathlib.Path("results")
+"""tables, figures and the ledger, in the folder that a command is started in."""
 
 
 def names() -> list[str]:

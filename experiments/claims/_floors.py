@@ -9,6 +9,18 @@ ROUNDING = 1e-9
 REPAIR = "repair: delta = min(1/6, 1/sqrt(B)) / (rho alpha ||g||)"
 
 
+def end(part, cell):
+    """Where a run with exact gradients ends, from where it starts, beside what its floor is measured in."""
+    constants, alpha, last = cell.family.constants(), cell.alpha, part.iloc[-1]
+    return {
+        "start": part.grad_norm.iloc[0],
+        "grad_norm": last.grad_norm,
+        "direction_norm": last.direction_norm,
+        "diverged_at": last.diverged_at,
+        "alpha_L_sigma": alpha * constants.L * constants.sigma,
+    }
+
+
 def settled(runs):
     """Whether every run has stopped: its direction is zero."""
     return bool(largest(runs.direction_norm / runs.alpha_L_sigma) <= ROUNDING)

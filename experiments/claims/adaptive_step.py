@@ -133,7 +133,6 @@ def rows(table, row):
         largest(adaptive.increases),
         0.0,
         also=settles <= 1e-6,
-        companion="decrease of F in a step of c/L(w)",
         note=f"over {adaptive.step.max()} steps",
         source="rule as summarised; descent derived",
     )

@@ -39,7 +39,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 ELSEWHERE = ("log_spectrum", "digits", "fashion")
 """a shared quadratic; the real data, which `assumptions_real_data` measures."""
 LOSSES = ("softmax", "sigmoid", "cauchy")
-FEW = 4
+FEW = 3
 """families at smoke scale."""
 RESTARTS = 64
 STEPS = {"smoke": 150, "default": 600, "full": 3000}

@@ -20,15 +20,15 @@ from jaxmaml.types import BatchSizes
 LAMBDA = 1 / 10
 START = (3.0, 3.0, 3.0, 40.0)
 """w_0, far out along the largest eigenvalue, where it is forgotten first: the floors lie below the gradient there."""
-SEEDS = {"smoke": 32, "default": 96, "full": 1024}
+SEEDS = {"smoke": 24, "default": 96, "full": 1024}
 STEPS = {"smoke": 2000, "default": 4000, "full": 10_000}
 METHODS = ("maml", "fo_maml", "hf_maml")
 SERIES = (
     *((e, B, 4.0) for e in METHODS for B in (20, 80, 320)),
     *(("maml", 20, D_o) for D_o in (1.0, 16.0, 64.0)),
 )
-# smoke: MAML at all B, the others at one.
-SMOKE = tuple(s for s in SERIES if s[0] == "maml" or s[1] == 20)
+# smoke: MAML at two B, the others at one.
+SMOKE = tuple(s for s in SERIES if s[1] == 20 or s[:2] == ("maml", 80))
 
 claim = Claim("E18", "stationary accuracy against B and D_o, on the exact stochastic line")
 

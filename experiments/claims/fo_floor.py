@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.cells import theorem_run
 from experiments.claim import Claim
-from experiments.claims._floors import ROUNDING, settled
+from experiments.claims._floors import ROUNDING, end, settled
 from experiments.judging import largest, smallest
 from experiments.run import log_steps
 from jaxmaml import plotting, statistics, theory
@@ -31,6 +31,9 @@ HESSIAN_SPREADS = (0.1, 0.05, 0.025, 0.0125)
 JOINT_SPREADS = (1 / 8, 1 / 16, 1 / 32, 1 / 64)
 """of centres and phases of the cosine family: small, where they act independently."""
 STEPS = {"smoke": 24_000, "default": 40_000, "full": 100_000}
+COSINE = {"smoke": {"n": 2, "d": 1, "seed": 5}, "default": {"n": 20, "d": 4, "seed": 3}}
+COSINE["full"] = COSINE["default"]
+"""smoke: of the shapes of two_cosines, so that both are one program."""
 MU, A, OMEGA, C = 0.1, 0.9, 1.0, 100.0
 """of two_cosines."""
 STARTS = {"quadratic": 8.0, "cosine": 4.0, "two_cosines": 8.0, "shared_quadratic": 4.0}
@@ -54,7 +57,7 @@ def cells(scale):
     def cell(name, estimator, inverse, task_spread=1.0, hessian_spread=1.0):
         family = {
             "quadratic": lambda: quadratic.pair(ell=1.0, eta=0.5 * hessian_spread, s=task_spread),
-            "cosine": lambda: cosine.make(n=20, d=4, spread=task_spread, seed=3),
+            "cosine": lambda: cosine.make(**COSINE[scale], spread=task_spread),
             "two_cosines": lambda: two_cosines.make(MU, A, OMEGA, C),
             "shared_quadratic": lambda: shared_quadratic.make(n=20, d=4, spread=2.0),
         }[name]()
@@ -64,11 +67,14 @@ def cells(scale):
         labels |= {"task_spread": task_spread, "hessian_spread": hessian_spread}
         return labels, theorem_run(family, estimator, alpha, w0, record=log_steps(STEPS[scale], per_decade=4))
 
+    few = scale == "smoke"
     for name in STARTS:
         # two_cosines has one limit point only for alpha < 1/(c a omega^3) = 1/90.
         for inverse in np.multiply(RATES[scale], 40 if name == "two_cosines" else 1):
-            for estimator in ("fo_maml", "maml"):
-                yield cell(name, estimator, inverse)
+            yield cell(name, "fo_maml", inverse)
+            # Where FO-MAML has no floor, MAML says nothing: not at the scale smoke.
+            if not (few and name == "shared_quadratic"):
+                yield cell(name, "maml", inverse)
     for spread in SPREADS:
         if spread != 1.0:
             yield cell("quadratic", "fo_maml", 10, task_spread=spread)
@@ -81,19 +87,14 @@ def cells(scale):
 @claim.per("family", "estimator", "inverse_lambda", "task_spread", "hessian_spread", "alpha")
 def measured(part, cell):
     """The end of a run beside the predicted floor and the bounds."""
-    family, alpha, end = cell.family, cell.alpha, part.iloc[-1]
+    family, alpha = cell.family, cell.alpha
     constants, predicted = family.constants(), 0.0
     if cell.estimator == "fo_maml" and isinstance(family, cosine.Cosine):
         predicted = family.fo_floor(family.fo_limit(cell.w0, alpha), alpha)
     elif cell.estimator == "fo_maml" and not isinstance(family, SharedQuadratic):
         predicted = family.fo_floor(alpha)
-    return {
-        "start": part.grad_norm.iloc[0],
-        "grad_norm": end.grad_norm,
-        "direction_norm": end.direction_norm,
-        "diverged_at": end.diverged_at,
+    return end(part, cell) | {
         "predicted": predicted,
-        "alpha_L_sigma": alpha * constants.L * constants.sigma,
         "bound": limit_points.fo_limit_bound(constants, alpha),
         "bound_summary": theory.theorems()["fo_maml"].floor_summary(constants, alpha, BatchSizes()),
     }

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.cells import theorem_run
 from experiments.claim import Claim
 from experiments.claims import _real_data
-from experiments.claims._floors import ROUNDING, settled
+from experiments.claims._floors import ROUNDING, end, settled
 from experiments.claims._real_data import FAR, TITLES
 from experiments.claims._scores import Scores, fo_limit
 from experiments.judging import largest, smallest
@@ -46,19 +46,14 @@ def cells(scale):
 @claim.per("data", "estimator", "inverse_lambda", "alpha")
 def measured(part, cell):
     """The end of a run beside the limit that Newton's method finds, and the bounds."""
-    family, alpha, end = cell.family, cell.alpha, part.iloc[-1]
+    family, alpha = cell.family, cell.alpha
     constants = family.constants()
     w, predicted, amplification = fo_limit(family, alpha)
     # Assumption 4 is needed at the limit only; the tasks are convex: all curvatures lie within L/2 of L/2.
     at_limit = replace(constants, sigma=float(Scores(family, w).constants()["sigma"]))
-    return {
-        "start": part.grad_norm.iloc[0],
-        "grad_norm": end.grad_norm,
-        "direction_norm": end.direction_norm,
-        "diverged_at": end.diverged_at,
+    return end(part, cell) | {
         "predicted": predicted,
         "amplification": amplification,
-        "alpha_L_sigma": alpha * constants.L * constants.sigma,
         "bound": limit_points.fo_limit_bound(at_limit, alpha, constants.L / 2),
         "floor_summary": theory.theorems()["fo_maml"].floor_summary(constants, alpha, BatchSizes()),
     }

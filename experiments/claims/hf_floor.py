@@ -12,7 +12,15 @@ import numpy as np
 
 from experiments.cells import theorem_run
 from experiments.claim import Claim
-from experiments.claims._floors import REPAIR, ROUNDING, counterexample, hf_direction, settled, zero_near
+from experiments.claims._floors import (
+    REPAIR,
+    ROUNDING,
+    counterexample,
+    end,
+    hf_direction,
+    settled,
+    zero_near,
+)
 from experiments.judging import largest, smallest
 from experiments.run import log_steps
 from jaxmaml import plotting, statistics, theory
@@ -98,7 +106,7 @@ def limit(family, w0, alpha, arc, near):
 @claim.per("family", "rule", "inverse_lambda", "alpha", "arc")
 def measured(part, cell):
     """The start and the end of a run, the limit points that NumPy finds for HF-MAML and FO-MAML, and the bounds."""
-    family, alpha, end = cell.family, cell.alpha, part.iloc[-1]
+    family, alpha, about = cell.family, cell.alpha, end(part, cell)
     constants, theorem = family.constants(), theory.theorems()["hf_maml"]
     lam, arc = alpha * constants.L, cell.arguments["delta"].arc
     eta = arc * constants.rho * alpha
@@ -110,23 +118,18 @@ def measured(part, cell):
         """E||g_i|| <= (1 + lambda) (C1 b + C3 sigma) where ||grad F|| = b."""
         return (1 + lam) * (c1 * b + c3 * constants.sigma)
 
-    w, b = np.linalg.norm(fo_limit), end.grad_norm
+    w, b = np.linalg.norm(fo_limit), about["grad_norm"]
     # Rounding of a difference, C = 4 (experiment E20), of gradients of size G at most.
     largest_gradient = adapted(b) + constants.sigma + constants.L * w
     lost = 4 * np.finfo(float).eps * largest_gradient / arc
     # The repair ties eta to B: here B = 1 / eta^2, all else exact.
     repaired = BatchSizes(B=max(20, round(eta**-2)))
-    return {
+    return about | {
         "eta": eta,
-        "start": part.grad_norm.iloc[0],
-        "grad_norm": b,
-        "direction_norm": end.direction_norm,
-        "diverged_at": end.diverged_at,
         "predicted": float(np.linalg.norm(predicted)),
         "fo_floor": family.fo_floor(fo_limit, alpha),
-        "alpha_L_sigma": lam * constants.sigma,
         "limit_bound": limit_points.hf_limit_bound(lam, eta, adapted(b)),
-        "limit_bound_start": limit_points.hf_limit_bound(lam, eta, adapted(part.grad_norm.iloc[0])),
+        "limit_bound_start": limit_points.hf_limit_bound(lam, eta, adapted(about["start"])),
         "smooth_bound": alpha * (constants.zeta * arc**2 / 6 * adapted(b) + lost),
         "sinc": 1 / (family.omega * arc),
         "bound_summary_exact": theorem.floor_summary(constants, alpha, BatchSizes()),

@@ -34,8 +34,9 @@ LINE = BatchSizes(B=20, D_in=2.0, D_o=20.0, D_h=1.0, B_prime=1, D_beta=5.0)
 """in one dimension: every batch has its share in the variance."""
 BLOCK = 250
 DRAWS = {"smoke": 4, "default": 20, "full": 200}
-"""blocks of 250 steps."""
-POINTS = {"smoke": 10, "default": 24, "full": 100}
+"""blocks of 250 steps at a point; so many times more in one dimension:"""
+MORE = 20
+POINTS = {"smoke": 4, "default": 24, "full": 100}
 POINT = np.array([15.0])
 """in one dimension, where L(w) is far above 4 L."""
 
@@ -106,10 +107,13 @@ def stationary(family, alpha):
 
 @claim.cells
 def cells(scale):
-    wave = cosine.make(n=10, d=4, tau=1.58, beta0=1.0, nu=1.73, seed=1)
+    # smoke: all in one dimension, in as many blocks, so that both problems are one program.
+    few = scale == "smoke"
+    n, d = (7, 1) if few else (10, 4)
+    wave = cosine.make(n=n, d=d, tau=1.58, beta0=1.0, nu=1.73, seed=1)
     line = cosine.make(n=7, d=1, tau=20.0, beta0=2.5, nu=1.7, seed=4)
     size = np.logspace(-1, 1.5, POINTS[scale])[:, None]
-    points = size * np.random.default_rng(9).standard_normal((POINTS[scale], 4))
+    points = size * np.random.default_rng(9).standard_normal((POINTS[scale], d))
 
     def cell(family, estimator, w, blocks, seed, sizes, reused=None):
         alpha = theory.theorems()[estimator].alpha_max(family.constants().L)
@@ -119,9 +123,9 @@ def cells(scale):
     for estimator in theory.theorems():
         for j, w in enumerate(points):
             labels = {"problem": "cosine", "estimator": estimator, "point": j}
-            yield labels, cell(wave, estimator, w, 1, j, SIZES)
+            yield labels, cell(wave, estimator, w, MORE if few else 1, j, SIZES)
         labels = {"problem": "line", "estimator": estimator, "point": 0}
-        yield labels, cell(line, estimator, POINT, 20, 3, LINE)
+        yield labels, cell(line, estimator, POINT, MORE, 3, LINE)
     family = asymmetric()
     w = stationary(family, theory.theorems()["maml"].alpha_max(family.constants().L))
     for problem, reused in (("independent", 0.0), ("reused", 1.0)):

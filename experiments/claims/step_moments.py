@@ -32,7 +32,7 @@ LAMBDA = 1 / 6
 BLOCK = 1000
 DRAWS = {"smoke": 20, "default": 200, "full": 1000}
 """blocks of 1000 draws."""
-FACTORS = {"smoke": (0.1, 1.0, 4.0), "default": (0.1, 0.3, 1.0, 4.0), "full": (0.1, 0.3, 1.0, 4.0, 16.0)}
+FACTORS = {"smoke": (0.1, 1.0), "default": (0.1, 0.3, 1.0, 4.0), "full": (0.1, 0.3, 1.0, 4.0, 16.0)}
 """B' and D_beta as multiples of the conditions."""
 POINTS = 4
 MOMENTS = ("smoothness", "spread", "first", "second")

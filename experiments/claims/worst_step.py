@@ -17,7 +17,7 @@ The ascent replaces the mean of 20 tasks by three points of its mean and varianc
 import functools
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,8 @@ OF_N = f"{ONE}, the part of $N$ of its noise"
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Step(Search):
-    estimator: str = field(metadata={"static": True})
+    method: int
+    """place in THEOREMS: a number, so that all searches are one program."""
     c: float
     noisy: Array
     """as TASKS ... STEP"""
@@ -114,6 +115,13 @@ SEARCHES = tuple(bounds())
 BOUNDS = tuple(bound for *_, bound in SEARCHES)
 
 
+def of_method(cell, **by_name):
+    """What belongs to the cell's method; 0 where it has nothing."""
+    some = next(iter(by_name.values()))
+    every = [by_name.get(theorem.name, jnp.zeros_like(some)) for theorem in THEOREMS]
+    return jnp.stack(every)[cell.method]
+
+
 def instance(raw, cell):
     """Within the conditions for B' = D_beta = D_h = 1; one task where the tasks are not what is noisy."""
     x = search.decode(raw, cell.alpha)
@@ -124,7 +132,7 @@ def instance(raw, cell):
     allowed = math.sqrt(2) / x.alpha * (1 - 1e-9) / jnp.sqrt(spread(slopes, chances) + 1e-30)
     moved = (slopes - mean) * jnp.minimum(allowed - 1, 0.0)
     x = x._replace(chances=chances, tasks=x.tasks._replace(slope=x.tasks.slope + moved))
-    twist = between(raw[-1], 0.0, math.sqrt(0.5) / x.alpha) if cell.estimator == "maml" else 0 * x.alpha
+    twist = of_method(cell, maml=between(raw[-1], 0.0, math.sqrt(0.5) / x.alpha))
     noise = jnp.where(cell.noisy[4] > 0, between(raw[-2], 0.0, 0.5 / x.alpha), x.noise)
     tied = gradient(x) * jnp.sqrt(cell.kappa / cell.coefficients[4]) / jnp.maximum(cell.floors, 1e-9)
     noise = jnp.where(cell.floors > 0, abs(tied), noise)
@@ -140,7 +148,7 @@ def outcomes(x, cell):
     """Directions of the four outcomes of two coins (task or sample of the gradient; of the Hessian), and chances."""
     tasks, inner, outer, *_ = cell.noisy
     here = local(x, ETA / x.alpha)
-    product = {"fo_maml": 0 * here.hessians, "hf_maml": here.secants}.get(cell.estimator, here.hessians)
+    product = of_method(cell, maml=here.hessians, hf_maml=here.secants)
     g = adapted(x, here.slopes + inner * x.noise * SIGNS[:, None]) + outer * x.noise * SIGNS[:, None]
     g = jnp.where(tasks > 0, jnp.diagonal(g), g[:, 0])
     product = jnp.where(tasks > 0, product, product[0])
@@ -170,7 +178,11 @@ def decrease(x, cell, means, weights):
 def formulas(x, cell):
     directions, chances = outcomes(x, cell)
     shares, weights = enumerated(chances, cell)
-    measured = decrease(x, cell, shares @ directions, weights)
+    return [decrease(x, cell, shares @ directions, weights)] * 3, scores(x, cell)
+
+
+def scores(x, cell):
+    directions, chances = outcomes(x, cell)
     _, inner, outer, batch, _ = cell.noisy
     deviation = jnp.sqrt(batch / B * spread(directions, chances) + 1e-30)
     nodes = chances @ directions + math.sqrt(3) * deviation * np.array([-1.0, 0.0, 1.0])
@@ -181,12 +193,11 @@ def formulas(x, cell):
     parts = jnp.stack([s2, outer * t2, batch * s2 / B, batch * outer * t2 / B, inner * t2])
     N, promised = cell.coefficients @ parts, cell.kappa * gradient(x) ** 2
     # The first is minus the slack, which stays smooth where the decrease changes sign.
-    scores = [
+    return [
         -(fallen + N) / (promised + 1e-30),
         (promised - fallen) / (N + 1e-30),
         (promised - N) / (fallen + 1e-30),
     ]
-    return [measured] * 3, scores
 
 
 def library(x, cell):
@@ -197,12 +208,15 @@ def library(x, cell):
     linear, quadratic = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     samples = (inner * x.noise * sign * linear, x.twist * twist * quadratic, outer * x.noise * sign * linear)
     episodes = Episode(*((drawn, s) for s in samples))
-    arguments = {"delta": theorem_delta(1.0, x.alpha)} if cell.estimator == "hf_maml" else {}
+    arguments = {"hf_maml": {"delta": theorem_delta(1.0, x.alpha)}}
     transform = step_size.scale_by_theorem_step(cell.c, 1.0, 1.0, x.alpha)
 
     def direction(share):
-        estimator = estimators.get(cell.estimator)
-        return meta_gradient(estimator, loss, w, episodes, alpha=x.alpha, weights=share, **arguments)
+        def of(name):
+            about = {"alpha": x.alpha, "weights": share, **arguments.get(name, {})}
+            return meta_gradient(estimators.get(name), loss, w, episodes, **about)
+
+        return of_method(cell, **{theorem.name: of(theorem.name) for theorem in THEOREMS})
 
     def F(w):
         return (x.chances * search.per_task(lambda family: objective.F(family, w, x.alpha), x.tasks)).sum()
@@ -222,7 +236,7 @@ def library(x, cell):
 
 @Quantity
 def subject(cell):
-    return Subject(*(functools.partial(f, cell=cell) for f in (instance, formulas, library)))
+    return Subject(*(functools.partial(f, cell=cell) for f in (instance, formulas, library, scores)))
 
 
 @claim.cells
@@ -232,7 +246,8 @@ def cells(scale):
         for alpha in bound.alphas:
             drift = theorem.drift(Constants(1.0, 1.0, 0.0), alpha[1])
             for at in FLOORS if which == 2 else (0.0,):
-                shared = (ascent, which, np.array(alpha), 0.0, subject, theorem.name, theorem.c, noisy)
+                method = THEOREMS.index(theorem)
+                shared = (ascent, which, np.array(alpha), 0.0, subject, method, theorem.c, noisy)
                 cell = Step(*shared, at, drift.kappa, np.array(drift.noise))
                 yield {"name": bound.name, "at": at or alpha[1]}, cell
 

@@ -6,9 +6,10 @@ imports beside the standard library, it imports there: names are known, and a co
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import importlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from jaxmaml.names import unknown
@@ -21,7 +22,9 @@ class Slurm:
     """What a job asks Slurm for. The variables of sbatch (SBATCH_ACCOUNT and so on) hold as well."""
 
     partition: str | None = None
+    """by its name; None: Slurm's default."""
     gpus_per_node: int = 0
+    """GPUs of a job, which takes one node."""
     cpus_per_task: int = 1
     """cores of a job, which are the devices its cells are sharded over, unless it has GPUs."""
     timeout_min: int = 240
@@ -42,6 +45,8 @@ class Options:
     workers: int | None = None
     """how many at once: processes of loky (a core each, if not said), jobs of Slurm (8), workers that dask
     will have (those it has)."""
+    platform: str | None = None
+    """of the workers, cpu, gpu or tpu, if it is not that of this process."""
     scheduler: str | None = None
     """address of the dask scheduler, tcp://host:8786; or the variable DASK_SCHEDULER_ADDRESS."""
     slurm: Slurm = field(default_factory=Slurm)
@@ -61,8 +66,12 @@ class Workers:
     """what a CPU counts as in each of them; None: as they are configured."""
     share: int = 4
     """into how many jobs a worker's share of a group is cut: more lose less time at the end."""
+    platform: str | None = None
+    """of the workers; None: this process's."""
     retries: int = 0
     """how often a job is submitted again whose worker was lost; none where the engine does it."""
+    lost: Callable[[], str] = str
+    """why no outcome will come any more, or nothing."""
 
 
 def names() -> list[str]:
@@ -75,6 +84,8 @@ def check(options: Options) -> None:
     """ValueError with the known names, before anything is imported."""
     if options.executor not in names():
         unknown("executor", options.executor, names())
+    if options.platform not in (None, "cpu", "gpu", "tpu"):
+        raise ValueError(f"platform = {options.platform!r}; allowed: cpu, gpu, tpu")
     if options.workers is not None and options.workers < 1:
         raise ValueError(f"workers = {options.workers}; allowed: >= 1")
 
@@ -91,7 +102,7 @@ def start(options: Options) -> Iterator[Workers | None]:
             raise ImportError(
                 f"executor = {options.executor!r} needs {error.name}: pip install '{EXTRA}'"
             ) from error
-        yield workers
+        yield workers and dataclasses.replace(workers, platform=options.platform)
 
 
 def of(executor: "concurrent.futures.Executor | Workers", count: int = 1) -> Workers:

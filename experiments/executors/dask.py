@@ -1,14 +1,32 @@
 """The workers of a dask scheduler, on any machines: `dask worker`, Kubernetes, an institute's cluster."""
 
+import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from experiments.executors import Options, Workers
 
 PATIENCE = 10.0
 """seconds to wait for the scheduler's answer."""
+
+
+class _Client(concurrent.futures.Executor):
+    """Dask's own executor leaves a future waiting for ever if the scheduler is lost while it answers."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
+        remote = self.client.submit(function, *arguments, pure=False, **named)
+        answer = self.client.gather(remote, asynchronous=True)
+        return asyncio.run_coroutine_threadsafe(answer, self.client.loop.asyncio_loop)
+
+    def lost(self) -> str:
+        return "" if self.client.status == "running" else "the connection to the scheduler is lost"
 
 
 @contextlib.contextmanager
@@ -31,11 +49,8 @@ def workers(options: Options) -> Iterator[Workers]:
     try:
         found = client.scheduler_info(n_workers=-1)["workers"].values()
         threads = min((worker["nthreads"] for worker in found), default=1)
-        yield Workers(
-            f"dask at {address}",
-            client.get_executor(pure=False),
-            count=options.workers or max(len(found), 1),
-            devices=threads,
-        )
+        count = options.workers or max(len(found), 1)
+        pool = _Client(client)
+        yield Workers(f"dask at {address}", pool, count, devices=threads, lost=pool.lost)
     finally:
         client.close(timeout=2)

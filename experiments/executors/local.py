@@ -10,5 +10,7 @@ from experiments.executors import Options
 def workers(options: Options) -> Iterator[None]:
     """None: nothing to start. Other options than `executor` are another executor's."""
     if options != Options():
-        raise ValueError("executor = 'local'; --workers, --scheduler and --slurm are for another executor")
+        raise ValueError(
+            "executor = 'local'; --workers, --platform, --scheduler and --slurm are for the others"
+        )
     yield None

@@ -68,6 +68,8 @@ def workers(options: Options) -> Iterator[Workers]:
     jobs = _Jobs(queue, at_once)
     try:
         # Each job starts Python anew: as few as there are at once.
-        yield Workers(f"slurm ({asked.cluster})", jobs, at_once, asked.cpus_per_task, share=1, retries=1)
+        yield Workers(
+            f"slurm ({asked.cluster})", jobs, at_once, devices=asked.cpus_per_task, share=1, retries=1
+        )
     finally:
         jobs.shutdown(cancel_futures=True)

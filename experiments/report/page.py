@@ -1,6 +1,7 @@
 """Builds the page: reads ledger, figures and prose, turns formulas into MathML, fills the template."""
 
 import base64
+import hashlib
 import inspect
 import math
 import pathlib
@@ -77,6 +78,7 @@ def render(where: pathlib.Path, scale: str) -> str:
     places = [p for p in PLACES if p in set(ledger["place"])]
     places += [p for p in dict.fromkeys(ledger["place"]) if p not in PLACES]
     template = _templates().get_template("page.html.j2")
+    script = (HERE / "script.js").read_text()
     return template.render(
         scale=scale,
         rows=ledger.to_dict("records"),
@@ -89,7 +91,9 @@ def render(where: pathlib.Path, scale: str) -> str:
         errata=[prose(path, shift=1) for path in [DOCS / "errata.md"] if path.exists()],
         # Text of this folder, not of the data.
         style=Markup((HERE / "style.css").read_text()),
-        script=Markup((HERE / "script.js").read_text()),
+        script=Markup(script),
+        # The one script that a browser runs on this page, whatever else should get into it.
+        script_sum=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )
 
 
@@ -128,7 +132,7 @@ def read_experiment(
         raise FileNotFoundError(
             f"{picture} is missing; make it with: make plots SCALE={scale} EXPERIMENT={name}"
         )
-    drawing = picture.read_bytes()
+    drawing = storage.read(picture)
     points = re.search(rb'<svg[^>]*\swidth="([\d.]+)pt"', drawing)
     count = {v: sum(row["verdict"] == v for row in rows) for v in VERDICTS}
     verdicts = "; ".join(f"{v}: {n}" for v, n in count.items() if n)
@@ -257,6 +261,69 @@ def _alone(children: list[Token], where: str) -> list[Token]:
 
 # Formulas
 
+ELEMENTS = frozenset(
+    (
+        "math",
+        "mrow",
+        "mi",
+        "mn",
+        "mo",
+        "mtext",
+        "mspace",
+        "mfrac",
+        "msqrt",
+        "mroot",
+        "mstyle",
+        "msub",
+        "msup",
+        "msubsup",
+        "munder",
+        "mover",
+        "munderover",
+        "mtable",
+        "mtr",
+        "mtd",
+        "mpadded",
+        "mphantom",
+        "menclose",
+    )
+)
+ATTRIBUTES = frozenset(
+    (
+        "display",
+        "displaystyle",
+        "scriptlevel",
+        "mathvariant",
+        "mathcolor",
+        "mathsize",
+        "stretchy",
+        "fence",
+        "separator",
+        "form",
+        "lspace",
+        "rspace",
+        "minsize",
+        "maxsize",
+        "movablelimits",
+        "accent",
+        "accentunder",
+        "width",
+        "height",
+        "depth",
+        "voffset",
+        "linethickness",
+        "columnalign",
+        "rowalign",
+        "columnspacing",
+        "rowspacing",
+        "columnlines",
+        "rowlines",
+        "notation",
+        "symmetric",
+        "largeop",
+    )
+)
+"""What a formula consists of: no links, styles, or elements of a page."""
 TYPED = {"\\{": "{", "\\}": "}", "\\|": "‖", "~": "∼"}
 """What the converter leaves as it was typed (fences behind a size), or writes as on a keyboard."""
 ACCENTS = {"^": "ˆ", "∼": "~"}
@@ -267,15 +334,24 @@ def mathml(tex: str, where: str, display: str = "inline") -> Markup:
     # These two forms lose their alphabet in the conversion unless written so.
     source = re.sub(r"\\(math[a-z]+) +([A-Za-z])", r"\\\1{\2}", tex)
     source = re.sub(r"\\mathrm\{([A-Za-z])\}", r"\\text{\1}", source)
+    # The converter copies such text as it is.
+    source = re.sub(r"\\(?:text[a-z]*|mbox|hbox)\s*\{[^{}]*\}", lambda m: escape(m[0]), source)
     try:
         _check_braces(source)
         text = latex2mathml.converter.convert(source, display=display)
         tree = ElementTree.fromstring(re.sub(r' xmlns="[^"]*"', "", text))
+        _check_elements(tree)
         _polish(tree)
     except Exception as error:  # The converter's errors share no base class.
         reason = str(error) or type(error).__name__
         raise ValueError(f"{where}: cannot convert the formula ${tex}$ ({reason})") from error
     return Markup(ElementTree.tostring(tree, encoding="unicode"))
+
+
+def _check_elements(tree: ElementTree.Element) -> None:
+    for node in tree.iter():
+        for name in ({node.tag} - ELEMENTS) | (set(node.attrib) - ATTRIBUTES):
+            raise ValueError(f"{name} is no part of a formula; allowed: MathML without links and styles")
 
 
 def _check_braces(tex: str) -> None:

@@ -20,7 +20,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmaml import InnerLoop, float_optimal_delta, measure, scale_by_theorem_step, storage, theorem_delta
+from jaxmaml import (
+    InnerLoop,
+    float_optimal_delta,
+    identity,
+    measure,
+    scale_by_theorem_step,
+    storage,
+    theorem_delta,
+)
 from jaxmaml.advice import bounds, differences, rules, target
 from jaxmaml.advice.bounds import Promise
 from jaxmaml.advice.differences import Cost, Point
@@ -29,12 +37,12 @@ from jaxmaml.advice.rules import FLOAT, Recommendation
 from jaxmaml.measure import MeasuredConstants
 from jaxmaml.theory import hf_maml, theorems
 from jaxmaml.training.problem import outer_optimizer
-from jaxmaml.types import BatchSizes
+from jaxmaml.types import BatchSizes, PyTree
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Everything that is printed, and nothing else."""
+    """Everything that is printed, and what it depends on."""
 
     target: str
     preset: str | None
@@ -54,6 +62,10 @@ class Advice:
     points: tuple[Point, ...]
     costs: dict[str, Cost]
     recommendation: Recommendation
+    code: str
+    """identifies the code that was measured with, and that of the problem (`jaxmaml.identity`)."""
+    environment: dict[str, str]
+    """versions, platform, precision."""
 
 
 def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Advice:
@@ -79,7 +91,7 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
 
     say("compiling the estimators")
     dtype = jnp.result_type(*jax.tree.leaves(problem.params))
-    arcs = difference_arcs(found.rho, alpha, sizes["tasks"], dtype)
+    arcs = difference_arcs(found.rho, alpha, sizes["tasks"], problem.params)
     inner = InnerLoop(about.inner_steps)
     lab = differences.lab(problem, sizes, alpha, arcs, about.task_chunk, inner)
     say(f"drawing {effort.steps} steps of {sizes['tasks']} tasks")
@@ -132,12 +144,15 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
         points=tuple(points),
         costs=costs,
         recommendation=recommendation,
+        code=identity.summary(identity.code(advise, about.problem)),
+        environment=identity.environment(),
     )
 
 
-def difference_arcs(rho: float, alpha: float, tasks: int, dtype: Any) -> dict[str, float]:
-    """||delta v|| of each rule; rho = 0 leaves the float-optimal one, as every difference is exact."""
-    arcs = {FLOAT: float(float_optimal_delta(dtype).arc)}
+def difference_arcs(rho: float, alpha: float, tasks: int, params: PyTree) -> dict[str, float]:
+    """||delta v|| of each rule at params; for rho = 0 of the float-optimal one alone."""
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    arcs = {FLOAT: float(float_optimal_delta(dtype).around(params).arc)}
     if rho > 0:
         etas = {"theorem": hf_maml.ETA, "repaired": min(hf_maml.ETA, 1 / math.sqrt(tasks))}
         arcs |= {rule: float(theorem_delta(rho, alpha, eta).arc) for rule, eta in etas.items()}

@@ -1,12 +1,12 @@
 """What `advise` can be asked: its options, which the command line shows and checks before JAX is imported."""
 
-import pathlib
 from dataclasses import dataclass
 from typing import Literal
 
 import tyro
 
 from jaxmaml.names import nearest
+from jaxmaml.paths import check_file, check_path
 from jaxmaml.training.presets import PRESETS
 
 
@@ -33,7 +33,7 @@ class Options:
     """samples of the Hessian; None: the preset's, else 10."""
     D_o: int | None = None
     """samples of the outer gradient; None: the preset's, else 10."""
-    quick: bool | None = None
+    quick: tyro.conf.DisallowNone[bool | None] = None
     """fewer searches, draws, pools and samples; None: for a preset with a convolutional network."""
     steps: int | None = None
     """steps that are drawn to measure how far the estimators differ; None: 48, quick 12."""
@@ -49,7 +49,7 @@ class Options:
     pool: int | None = None
     """preset: samples of each of them, as far as there are; None: 120, quick 10."""
     seed: int = 0
-    """of every draw."""
+    """of every draw, from 0 to 2^32 - 1."""
     precision: Literal["float32", "float64"] | None = None
     """None: the preset's, else float32."""
     json: str | None = None
@@ -58,8 +58,10 @@ class Options:
 
 def check(options: Options) -> None:
     """One clear error for numbers out of range; called before anything is computed."""
-    if options.json is not None and not (folder := pathlib.Path(options.json).absolute().parent).is_dir():
-        raise ValueError(f"json = {options.json!r}; allowed: a file in a folder that exists, not {folder}")
+    if options.json is not None:
+        check_file("json", options.json)
+    if options.path is not None:
+        check_path("path", options.path)
     if ":" in options.target and options.path is not None:
         raise ValueError(f"path = {options.path!r}; allowed: with a preset")
     if ":" not in options.target and options.target not in PRESETS:
@@ -68,11 +70,12 @@ def check(options: Options) -> None:
         raise ValueError(
             f"unknown preset {options.target!r}; known: {known}, or your own package.module:function.{hint}"
         )
-    from jaxmaml.checks import check_positive, check_step_count
+    from jaxmaml.checks import check_positive, check_seed, check_step_count
 
     for name in ("alpha", "epsilon", "gap"):
         if getattr(options, name) is not None:
             check_positive(name, getattr(options, name))
+    check_seed("seed", options.seed)
     least = {"steps": 3, "walk": 0, "pools": 2, "pool": 2}
     for name in (
         "tasks",

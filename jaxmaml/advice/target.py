@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxmaml.advice.options import Options, precision
-from jaxmaml.checks import check_params
+from jaxmaml.checks import check_callable, check_params
+from jaxmaml.failures import failing, failure
 from jaxmaml.measure import Problem, from_pools
 from jaxmaml.names import nearest, unknown
 from jaxmaml.training.presets import PRESETS, Preset
@@ -128,7 +130,8 @@ def _call(target: str) -> Problem:
         raise ValueError(
             f"{target} cannot be called so: {error}; allowed: a function without arguments"
         ) from None
-    found = function()
+    with failing(target):
+        found = function()
     if not isinstance(found, Problem):
         raise ValueError(f"{target} returned {type(found).__name__}; allowed: a jaxmaml.measure.Problem")
     try:
@@ -140,7 +143,26 @@ def _call(target: str) -> Problem:
         raise ValueError(
             f"{target}: full has shapes {shapes}; allowed: a task axis first, of at least 1 task"
         )
-    return found
+    return dataclasses.replace(
+        found,
+        loss=_own(f"the loss of {target}", found.loss),
+        sample=_own(f"the sample of {target}", found.sample),
+    )
+
+
+def _own(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The user's function, whose errors say so. What a Partial holds stays an argument of programs."""
+    check_callable(what, function, "a function")
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with failing(what):
+            return inside(*args, **kwargs)
+
+    if isinstance(function, Partial):
+        inside = function.func
+        return Partial(called, *function.args, **function.keywords)
+    inside = function
+    return called
 
 
 def _function(module_name: str, name: str) -> Callable[[], Any]:
@@ -157,11 +179,13 @@ def _function(module_name: str, name: str) -> Callable[[], Any]:
             f"no module {module_name!r}; allowed: one in {pathlib.Path.cwd()} or installed."
             + nearest(module_name, here)
         ) from None
-    except (SyntaxError, ValueError, ImportError) as error:
+    except (SyntaxError, ImportError) as error:
         said = " ".join(str(error).split())
         raise ValueError(
             f"module {module_name!r} cannot be imported: {type(error).__name__}: {said}"
         ) from error
+    except Exception as error:
+        raise failure(f"module {module_name!r}", error) from error
     functions = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module_name]
     if not callable(getattr(module, name, None)):
         unknown(f"function of {module_name}", name, functions)

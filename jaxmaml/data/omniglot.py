@@ -30,6 +30,12 @@ SHA256 = {
     "images_evaluation.zip": "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
 }
 """those of the full sets as tensorflow/datasets and pytorch/vision list them."""
+MOST_BYTES, MOST_DRAWINGS, MOST_OF_A_DRAWING = 2**26, 2**16, 2**16
+"""what is read: of a zip file (the largest has 9.5 million bytes and 19,280 drawings), of a drawing (some 200
+bytes)."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, SyntaxError, RuntimeError)
+"""what is raised for a drawing: Pillow reports damage of a PNG as SyntaxError too; a member may be encrypted
+(RuntimeError), or packed in another way (NotImplementedError, one of these)."""
 DRAWING = re.compile(r"[^/]+/[^/]+/character\d+/[^/]+\.png")
 LAYOUT = "<set>/<alphabet>/character<number>/<drawing>.png"
 
@@ -79,17 +85,19 @@ def read(path: pathlib.Path, sha256: str | None = None) -> dict[str, np.ndarray]
     Raises:
       ValueError, ImportError: see `classes`; the message names the file, what was found and what is allowed.
     """
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{path} has {size} bytes; allowed: at most {MOST_BYTES}")
     data = path.read_bytes()
+    if sha256 is not None and (other := hashlib.sha256(data).hexdigest()) != sha256:
+        raise ValueError(f"{path} has other contents: sha256 {other}; allowed: sha256 {sha256}")
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(
-            f"{path} is cut short or no zip file ({len(data)} bytes, {error}); allowed: a whole zip file"
+            f"{path} is cut short or no zip file ({size} bytes, {error}); allowed: a whole zip file"
         ) from error
     with archive:
         characters = _characters(path, archive)
-        if sha256 is not None and (other := hashlib.sha256(data).hexdigest()) != sha256:
-            raise ValueError(f"{path} has other contents: sha256 {other}; allowed: sha256 {sha256}")
         found: dict[str, list[np.ndarray]] = {}
         for character, names in characters.items():
             ink = np.stack([_ink(path, archive, name) for name in names])
@@ -99,6 +107,8 @@ def read(path: pathlib.Path, sha256: str | None = None) -> dict[str, np.ndarray]
 
 def _characters(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, list[str]]:
     """The names of the drawings of each character, both sorted."""
+    if (count := len(archive.namelist())) > MOST_DRAWINGS:
+        raise ValueError(f"{path} holds {count} files; allowed: at most {MOST_DRAWINGS}")
     characters: dict[str, list[str]] = {}
     for name in sorted(name for name in archive.namelist() if not name.endswith("/")):
         if not DRAWING.fullmatch(name):
@@ -119,12 +129,14 @@ def _characters(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, list[
 def _ink(path: pathlib.Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """Where a drawing has ink, bool, shape (105, 105): its pixels are 0 there, and 1 on the paper."""
     pillow = _pillow()
+    size = archive.getinfo(name).file_size  # what is read of it, whatever it holds
+    if size > MOST_OF_A_DRAWING:
+        raise ValueError(f"{path}: {name} has {size} bytes; allowed: at most {MOST_OF_A_DRAWING}")
     try:
         with pillow.open(io.BytesIO(archive.read(name)), formats=("PNG",)) as image:
             size, mode = image.size, image.mode
             pixels = np.asarray(image) if size == (PUBLISHED, PUBLISHED) and mode == "1" else None
-    # Pillow reports damage of a PNG as SyntaxError too.
-    except (zipfile.BadZipFile, zlib.error, OSError, SyntaxError) as error:
+    except (*_DAMAGED, pillow.DecompressionBombError) as error:
         raise ValueError(f"{path}: {name} is damaged ({error}); allowed: a PNG file") from error
     if pixels is None:
         raise ValueError(

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmaml._inner_gradient import varying
-from jaxmaml.checks import check_episode, check_nonnegative, check_params, check_rates, scalar
-from jaxmaml.inner import InnerLoop, check_derivative, is_optax
+from jaxmaml.checks import check_episode, check_params, scalar
+from jaxmaml.inner import InnerLoop, check_alpha, check_derivative, is_optax
 from jaxmaml.types import Adapted, Episode, Loss, PyTree
 
 E = TypeVar("E", bound=Callable[..., Any])
@@ -45,16 +45,7 @@ def without_aux(loss: Callable[..., Any], has_aux: bool) -> Loss:
 def check(params: PyTree, episode: Episode, alpha: PyTree, learn_alpha: bool = False) -> None:
     check_params(params)
     check_episode(episode)
-    check_alpha(params, alpha, learn_alpha)
-
-
-def check_alpha(params: PyTree, alpha: PyTree, learn_alpha: bool) -> None:
-    """Rates that fit the parameters, or an optax transformation."""
-    if not is_optax(alpha):
-        check_rates(alpha, params)
-        check_nonnegative("alpha", alpha)
-    elif learn_alpha:
-        raise ValueError("learn_alpha = True with an optax transformation; allowed: with a rate or rates")
+    check_alpha(alpha, params, learn_alpha)
 
 
 def differentiable(params: PyTree, alpha: PyTree, episode: Episode) -> tuple[PyTree, PyTree]:

@@ -64,12 +64,27 @@ def hf_maml(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ArcDelta:
-    """delta(||v||) = arc / ||v||: the two points lie at the distance `arc` (unit u) from w."""
+    """delta(||v||) = arc / ||v||: the two points lie at the distance `arc` (unit u) from w.
+
+    Raises (when the rule is asked):
+      ValueError: arc or share not finite and > 0.
+    """
 
     arc: Scalar
+    share: Scalar | None = None
+    """of ||w||: the distance is no less than share ||w||."""
 
     def __call__(self, norm: jax.Array) -> jax.Array:
+        check_positive("arc", self.arc)
         return self.arc / norm
+
+    def around(self, params: PyTree) -> "ArcDelta":
+        """The rule at w = params."""
+        if self.share is None:
+            return self
+        check_positive("arc", self.arc)
+        check_positive("share", self.share)
+        return ArcDelta(jnp.maximum(self.arc, self.share * tree.norm(params)))
 
 
 def theorem_delta(rho: Scalar, alpha: Scalar, eta: Scalar = 1 / 6) -> ArcDelta:
@@ -88,16 +103,27 @@ def theorem_delta(rho: Scalar, alpha: Scalar, eta: Scalar = 1 / 6) -> ArcDelta:
 
 
 def float_optimal_delta(dtype: jax.typing.DTypeLike, length: Scalar = 1.0) -> ArcDelta:
-    """delta = length eps^(1/3) / ||v||, where truncation and rounding of the difference balance.
+    """delta = arc / ||v||, arc = eps^(1/3) max(length, eps^(1/3) ||w||): truncation and rounding balance.
 
     Truncation zeta arc^2 / 6 and rounding C eps G / arc are equal up to a factor at
     arc = (3 C eps G / zeta)^(1/3), hence length = (3 C G / zeta)^(1/3) with C ~ 4,
     G = ||grad f|| + L ||w|| and zeta the Lipschitz constant of the third derivative. The default suits
     problems scaled so that parameters and derivatives are of order one.
 
+    The points are rounded by about eps ||w||. Where ||w|| > length / eps^(1/3) (200 lengths in float32), an
+    arc that did not grow with it would be lost in that; so no more than a share eps^(1/3) of it is. (A loss
+    that changes over a length of 1 at parameters of 10^6 is out of reach of differences in float32.)
+    ||w|| is of the parameters that adapt.
+
     Args:
       dtype: float32 or float64, that of the parameters.
-      length: unit u; ValueError unless finite and > 0.
+      length: unit u.
+
+    Raises:
+      ValueError: length not finite and > 0, a dtype that is not floating point.
     """
     check_positive("length", length)
-    return ArcDelta(length * float(jnp.finfo(dtype).eps) ** (1 / 3))
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype = {dtype!r}; allowed: a floating-point type, e.g. 'float32'")
+    root = float(jnp.finfo(dtype).eps) ** (1 / 3)
+    return ArcDelta(length * root, root**2)

@@ -55,13 +55,16 @@ def squared_error(apply: Apply) -> Loss:
 def accuracy(apply: Apply) -> Loss:
     """measure(params, (x, y)) = the fraction of samples whose largest output is the labelled one.
 
+    NaN where the largest output of a sample is not known, because an output of it is NaN.
     Shapes and errors as for `cross_entropy`; its derivative is zero.
     """
 
     def measure(params: PyTree, batch: tuple[Any, Any]) -> jax.Array:
         x, y = batch
         scores = apply(params, x)
-        return jnp.mean(jnp.argmax(scores, axis=1) == _labels(scores, y), dtype=scores.dtype)
+        right = jnp.argmax(scores, axis=1) == _labels(scores, y)
+        known = ~jnp.isnan(scores).any(axis=1)
+        return jnp.mean(jnp.where(known, right.astype(scores.dtype), jnp.nan))
 
     return measure
 

@@ -78,7 +78,8 @@ def gallery(preset: Preset, problem: TrainingProblem, state: State) -> Figure:
 
 
 def _waves(preset: Preset, problem: TrainingProblem, state: State, key: jax.Array) -> Figure:
-    figure, axes = plotting.panels(TASKS)
+    tasks = min(TASKS, preset.evaluation.episodes)
+    figure, axes = plotting.panels(tasks)
     episodes = problem.test.episodes(key, preset.evaluation.episodes)
     waves = problem.test.waves(key, preset.evaluation.episodes)  # type: ignore[attr-defined]
     x = jnp.linspace(-5, 5, 201)[:, None]
@@ -97,13 +98,15 @@ def _waves(preset: Preset, problem: TrainingProblem, state: State, key: jax.Arra
 
 def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Array) -> Figure:
     """A row a task: one support image of each class, then query images with what is predicted."""
-    ways, shown = preset.data.ways, 7
+    ways = preset.data.ways
+    shown = min(7, ways * (preset.evaluation.query or preset.data.query))
     steps = preset.evaluation.steps[-1]
-    figure, axes = plotting.panels(ways + shown, TASKS, width=0.75)
-    figure.set_figheight(0.95 * TASKS + 0.6)
+    tasks = min(TASKS, preset.evaluation.episodes)
+    figure, axes = plotting.panels(ways + shown, tasks, width=0.75)
+    figure.set_figheight(0.95 * tasks + 0.6)
     episodes = problem.test.episodes(key, preset.evaluation.episodes)
     rng = np.random.default_rng(0)
-    for task in range(TASKS):
+    for task in range(tasks):
         support, query = (
             jax.tree.map(lambda a, t=task: np.asarray(a[t]), batch)
             for batch in (episodes.inner, episodes.outer)

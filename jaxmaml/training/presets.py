@@ -5,10 +5,14 @@ public code gives them; what differs is said in the preset.
 """
 
 import dataclasses
+import pathlib
 from dataclasses import dataclass, field
 from typing import Literal
 
 import tyro
+
+ROOT = pathlib.Path("results") / "training"
+"""where runs are kept, a folder each."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Data:
     full: bool = False
     """omniglot: the full background and evaluation sets in place of the two small ones."""
     ways: int = 5
-    """classes of a task (N)."""
+    """classes of a task (N), at least 2."""
     support: int = 1
     """samples (a class) to adapt with, D_in (K)."""
     hessian: int = 1
@@ -124,7 +128,7 @@ class Preset:
     outer: Outer = field(default_factory=Outer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     seed: int = 0
-    """of the initial parameters and of all draws."""
+    """of the initial parameters and of all draws, from 0 to 2^32 - 1."""
     precision: Literal["float32", "float64"] = "float32"
     out: str | None = None
     """folder of the run; by default results/training/<preset>-<hash of the configuration>."""

@@ -26,12 +26,13 @@ from jaxmaml import (
     tree,
 )
 from jaxmaml._meta_gradient import share
-from jaxmaml.checks import check_positive, check_step_count
+from jaxmaml.checks import check_positive, check_seed, check_step_count
 from jaxmaml.data import Distribution, classes, image_sets, image_side
 from jaxmaml.data.images import Images
 from jaxmaml.data.sinusoid import Sinusoid
 from jaxmaml.estimators.fo_maml import fo_maml
 from jaxmaml.names import unknown
+from jaxmaml.paths import check_path
 from jaxmaml.theory import theorems
 from jaxmaml.training.presets import Data, Preset
 from jaxmaml.types import Episode, Loss, PyTree
@@ -291,18 +292,50 @@ def adapted(preset: Preset, problem: TrainingProblem, state: State, batch: PyTre
 
 
 def check_preset(preset: Preset) -> None:
-    """One clear error for what the types do not exclude."""
-    for name, value in (
-        ("outer.tasks", preset.outer.tasks),
-        ("outer.steps", preset.outer.steps),
-        ("evaluation.episodes", preset.evaluation.episodes),
-        ("evaluation.every", preset.evaluation.every),
-        *((f"evaluation.steps[{i}]", k) for i, k in enumerate(preset.evaluation.steps)),
-    ):
-        check_step_count(name, value)
-    check_positive("inner.alpha", preset.inner.alpha)
-    check_positive("outer.rate", preset.outer.rate)
-    check_positive("outer.multiple", preset.outer.multiple)
+    """One clear error for what the types do not exclude, before anything is read, compiled or written."""
+    data, model, inner, method = preset.data, preset.model, preset.inner, preset.method
+    outer, evaluation = preset.outer, preset.evaluation
+    counts: dict[str, Any] = {
+        "data.support": data.support,
+        "data.hessian": data.hessian,
+        "data.query": data.query,
+        **{f"model.hidden[{i}]": width for i, width in enumerate(model.hidden)},
+        "model.channels": model.channels,
+        "inner.steps": inner.steps,
+        "method.task_chunk": method.task_chunk,
+        "method.devices": method.devices,
+        "outer.tasks": outer.tasks,
+        "outer.steps": outer.steps,
+        "evaluation.episodes": evaluation.episodes,
+        **{f"evaluation.steps[{i}]": k for i, k in enumerate(evaluation.steps)},
+        "evaluation.query": evaluation.query,
+        "evaluation.every": evaluation.every,
+    }
+    optional = ("method.task_chunk", "method.devices", "evaluation.query")
+    for name, count in counts.items():
+        if count is not None or name not in optional:
+            check_step_count(name, count)
+    check_step_count("data.ways", data.ways, 2)  # one class is always right
+    if not evaluation.steps:
+        raise ValueError("evaluation.steps = (); allowed: at least one number of inner steps")
+    check_seed("seed", preset.seed)
+    check_seed("evaluation.seed", evaluation.seed)
+    rates: dict[str, Any] = {
+        "inner.alpha": inner.alpha,
+        "outer.rate": outer.rate,
+        "outer.multiple": outer.multiple,
+        "method.eta": method.eta,
+        "method.delta": 1.0 if method.delta in ("float", "theorem") else method.delta,
+        "outer.L": 1.0 if outer.L is None else outer.L,
+        "outer.rho": 1.0 if outer.rho is None else outer.rho,
+    }
+    for name, rate in rates.items():
+        check_positive(name, rate)
+        with np.errstate(over="ignore"):
+            rounded = np.asarray(rate, preset.precision).item()
+        check_positive(f"{name} = {rate!r} in {preset.precision}", rounded)
+    if data.path is not None:
+        check_path("data.path", data.path)
     theorem = preset.outer.optimizer == "theorem"
     if theorem and preset.inner.learn_alpha:
         raise ValueError("outer.optimizer = 'theorem' with inner.learn_alpha; allowed: a fixed alpha")

@@ -26,10 +26,9 @@ import orbax.checkpoint as ocp
 import pandas as pd
 
 from jaxmaml import storage
-from jaxmaml.training.presets import Preset, digest_of
+from jaxmaml.training.presets import ROOT, Preset, digest_of
 from jaxmaml.training.problem import State
 
-ROOT = pathlib.Path("results") / "training"
 KEPT = 2
 """checkpoints, and the best one."""
 CURVE = ("step", "inner_steps", "seconds", "gradients", "loss", "value", "low", "high", "n")

@@ -192,10 +192,8 @@ def test_pipeline_recomputes_nothing(results_here, capsys):
     pipeline.run("smoke", selected)
     pipeline.plot("smoke", selected)
     files = {f: f.stat().st_mtime_ns for f in results_here.rglob("*") if f.is_file()}
-    assert {f.name for f in (results_here / "smoke" / "figures").iterdir()} == {
-        f"{name}.svg",
-        f"{name}.pdf",
-    }
+    drawn = {f.name for f in (results_here / "smoke" / "figures").glob(f"{name}.*")}
+    assert drawn == {f"{name}.svg", f"{name}.pdf"}
     capsys.readouterr()
     pipeline.run("smoke", selected)
     pipeline.plot("smoke", selected)
@@ -204,16 +202,6 @@ def test_pipeline_recomputes_nothing(results_here, capsys):
     assert "figure is up to date" in said
     changed = {f.name for f, t in files.items() if f.stat().st_mtime_ns != t}
     assert changed <= {"manifest.json"}
-
-
-def test_edited_table_is_measured_again(results_here):
-    selected = pipeline.select("difference_error")
-    pipeline.run("smoke", selected)
-    table = results_here / "smoke" / "tables" / "difference_error.csv"
-    whole = table.read_bytes()
-    table.write_bytes(whole[:500])
-    pipeline.run("smoke", selected)
-    assert table.read_bytes() == whole
 
 
 def test_report_is_a_table(results_here, monkeypatch):

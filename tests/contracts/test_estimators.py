@@ -336,6 +336,33 @@ class TestDelta:
         exact, found = (ravel_pytree(both[name])[0] for name in ("maml", "hf_maml"))
         assert np.linalg.norm(found - exact) <= within * np.linalg.norm(exact)
 
+    @pytest.mark.parametrize("size", [1.0, 1e3, 1e6, 1e9])
+    @pytest.mark.parametrize("dim", [1, 100])
+    def test_float_optimal_delta_at_large_parameters(self, size, dim):
+        """f(w / size): a distance that did not grow with w would be rounded away, and the product be 0."""
+        key, along = jax.random.split(jax.random.key(0))
+        unit = 1 + 0.1 * jax.random.normal(key, (dim,), jnp.float32)
+        v = jax.random.normal(along, (dim,), jnp.float32)
+
+        def f(w, _):
+            # In units in which the Hessian is about 1.
+            return size**2 * jnp.sum(jnp.cos(w / size) + (w / size) ** 4)
+
+        product = jaxmaml.hvp.difference(jaxmaml.float_optimal_delta(jnp.float32))
+        found = np.asarray(product(f, size * unit, v, None), float)
+        x = np.asarray(unit, float)
+        exact = (12 * x**2 - np.cos(x)) * np.asarray(v, float)
+        # The share of w that the distance is at least, eps^(1/3), is what rounding leaves.
+        assert np.linalg.norm(found - exact) <= 0.005 * np.linalg.norm(exact)
+
+    def test_float_optimal_delta_is_the_length_near_the_origin(self):
+        rule, w = jaxmaml.float_optimal_delta(jnp.float32, 3.0), jnp.array([30.0, 40.0], jnp.float32)
+        root = np.finfo(np.float32).eps ** (1 / 3)
+        np.testing.assert_allclose(rule.around(w)(2.0), 3.0 * root / 2, rtol=1e-6)
+        np.testing.assert_allclose(rule.around(1e6 * w)(2.0), 5e7 * root**2 / 2, rtol=1e-6)
+        theorem = jaxmaml.theorem_delta(1.0, 0.1)
+        assert theorem.around(1e6 * w) is theorem
+
     @pytest.mark.parametrize("delta", [0.0, -1.0, np.nan, np.inf])
     def test_bad_number(self, delta):
         w, episodes = logistic_problem()

@@ -38,7 +38,10 @@ class TestIdx:
             (b"\0\0\x0d" + encoded(ARRAY)[3:], "begins with the bytes 00 00 0d 03; allowed: 00 00 08"),
             (encoded(ARRAY)[:9], "is cut short: 9 bytes; allowed: a header of 16 bytes"),
             (encoded(ARRAY)[:-1], "is cut short: 39 bytes; allowed: 40 bytes for dimensions (2, 3, 4)"),
-            (encoded(ARRAY) + b"x", "is too long: 41 bytes; allowed: 40 bytes for dimensions (2, 3, 4)"),
+            (
+                encoded(ARRAY) + b"x",
+                "is too long: more than 40 bytes; allowed: 40 bytes for dimensions (2, 3, 4)",
+            ),
             (encoded(ARRAY[0]), "has dimensions (3, 4); allowed: (-1, 3, 4), where -1 is any length"),
             (encoded(ARRAY[:, :2]), "has dimensions (2, 2, 4); allowed: (-1, 3, 4)"),
         ],
@@ -61,7 +64,7 @@ class TestIdx:
     [
         (lambda whole: whole[:-12], "is cut short: .* compressed bytes; allowed: a whole gzip file"),
         (lambda whole: b"no gzip" + whole, "is damaged .*; allowed: a gzip file"),
-        (lambda whole: whole[:20] + b"\xff\xff\xff" + whole[23:], "is damaged .*; allowed: a gzip file"),
+        (lambda whole: whole[:-8] + bytes(4) + whole[-4:], "is damaged .CRC.*; allowed: a gzip file"),
     ],
 )
 def test_damaged_gzip(tmp_path, damage, message):
@@ -69,3 +72,22 @@ def test_damaged_gzip(tmp_path, damage, message):
     path.write_bytes(damage(gzip.compress(encoded(ARRAY))))
     with pytest.raises(ValueError, match=f"{path} {message}"):
         _idx.read(path, (2, 3, 4))
+
+
+def test_no_more_is_read_than_the_file_should_have(tmp_path, monkeypatch):
+    """A gigabyte of zeros in a megabyte, behind a sound header; and a header that asks for as much."""
+    asked = []
+    read = gzip.GzipFile.read
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda self, n=-1: asked.append(n) or read(self, n))
+    path = tmp_path / "images.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(encoded(ARRAY))
+        for _ in range(64):
+            file.write(bytes(2**20))
+    with pytest.raises(ValueError, match="is too long: more than 40 bytes; allowed: 40 bytes"):
+        _idx.read(path, (-1, 3, 4))
+    assert min(asked) >= 0
+    assert sum(asked) <= 41
+    written(path, bytes([0, 0, _idx.UNSIGNED_BYTE, 1]) + np.array([2**32 - 1], ">u4").tobytes())
+    with pytest.raises(ValueError, match=f"4294967303 bytes; allowed: {_idx.MOST} bytes"):
+        _idx.read(path, (-1,))

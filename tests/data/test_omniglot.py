@@ -161,6 +161,49 @@ class TestRead:
         with pytest.raises(ValueError, match=re.escape(f"{path}: {info.filename} is damaged (")):
             omniglot.read(path)
 
+    def test_contents_are_known_before_they_are_opened(self, tmp_path, files, monkeypatch):
+        path = zipped(tmp_path / "a.zip", files)
+        monkeypatch.setattr(zipfile, "ZipFile", None)
+        with pytest.raises(ValueError, match="has other contents"):
+            omniglot.read(path, "0" * 64)
+
+    def test_a_drawing_that_is_large_when_unpacked(self, tmp_path, files):
+        name = "some_set/Alpha/character10/002_01.png"
+        files[name] = bytes(2**24)
+        path = zipped(tmp_path / "a.zip", files)
+        assert path.stat().st_size < 2**17
+        with pytest.raises(
+            ValueError, match=re.escape(f"{path}: {name} has {2**24} bytes; allowed: at most")
+        ):
+            omniglot.read(path)
+
+    @pytest.mark.parametrize(
+        ("limit", "said"), [("MOST_BYTES", "bytes; allowed: at most 5"), ("MOST_DRAWINGS", "files; allowed:")]
+    )
+    def test_more_than_is_read(self, tmp_path, files, monkeypatch, limit, said):
+        monkeypatch.setattr(omniglot, limit, 5)
+        with pytest.raises(ValueError, match=said):
+            omniglot.read(zipped(tmp_path / "a.zip", files))
+
+    @pytest.mark.parametrize(
+        ("offset", "value", "said"),
+        [
+            (8, 99, "is damaged .*compression"),  # packed in a way that nobody knows
+            (6, 1, "is damaged .*encrypted"),
+            (4, 99, "is cut short or no zip file .*version"),
+        ],
+    )
+    def test_a_zip_file_of_another_kind(self, tmp_path, files, offset, value, said):
+        """Bytes of the entries, in both their places: method, flags, version."""
+        path = zipped(tmp_path / "a.zip", files)
+        data = bytearray(path.read_bytes())
+        for mark, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
+            for at in [m.start() for m in re.finditer(mark, data)]:
+                data[at + offset + shift] = value
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=said):
+            omniglot.read(path)
+
     def test_without_pillow(self, tmp_path, files, monkeypatch):
         path = zipped(tmp_path / "a.zip", files)
         monkeypatch.setitem(sys.modules, "PIL", None)

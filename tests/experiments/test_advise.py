@@ -60,7 +60,7 @@ def looks():
     for shared in (False, True):
         one = family(shared)
         known = one.constants()
-        arcs = advise.difference_arcs(known.rho, ALPHA, SIZES["tasks"], jnp.float64)
+        arcs = advise.difference_arcs(known.rho, ALPHA, SIZES["tasks"], jnp.asarray(W))
         lab = differences.lab(measure.from_family(one, jnp.asarray(W)), SIZES, ALPHA, arcs)
         found[shared] = one, differences.look(lab, "w0", jnp.asarray(W), 48, jax.random.key(3))
         # Of one inner step with another alpha, as the theorems' promises ask.
@@ -629,6 +629,8 @@ def test_the_page_runs():
     assert [p["where"] for p in written["points"]] == ["w0", "w3"]
     assert written["alpha"] == 0.03
     assert written["dtype"] == "float32"
+    assert written["environment"]["jax"] == jax.__version__
+    assert len(written["code"]) == 64
     said = " ".join(" ".join(lines).split())
     assert f"Use {written['recommendation']['estimator']}" in said
     for reason in written["recommendation"]["reasons"]:

@@ -1,6 +1,7 @@
 """The page of the report: complete, self-contained, and usable in a browser, by keyboard and on a phone."""
 
-import json
+import base64
+import hashlib
 import re
 import shutil
 from html.parser import HTMLParser
@@ -62,14 +63,13 @@ $$\sum_{k<K}\lVert\nabla F(w_k)\rVert^2$$
 def where(tmp_path_factory):
     """A results folder with six rows, two figures and a summary."""
     folder = tmp_path_factory.mktemp("results")
-    pd.DataFrame(ROWS, columns=COLUMNS).assign(**MORE).to_csv(folder / "claims.csv", index=False)
-    (folder / "figures").mkdir()
+    storage.write_table(folder / "claims.csv", pd.DataFrame(ROWS, columns=COLUMNS).assign(**MORE))
     for name in (FO, STEP):
         drawing = (
             '<svg xmlns="http://www.w3.org/2000/svg" width="600pt" height="200pt" viewBox="0 0 600 200">'
         )
         drawing += f"<rect width='600' height='200' fill='white'/><text y='50'>{name}</text></svg>"
-        (folder / "figures" / f"{name}.svg").write_text(drawing)
+        storage.write(folder / "figures" / f"{name}.svg", drawing.encode())
     timing = {
         "cells": 60,
         "reused": 0,
@@ -79,13 +79,13 @@ def where(tmp_path_factory):
         "cell_steps": 2400000,
     }
     manifest = {"scale": "smoke", "versions": {"python": "3.11.7", "jax": "0.10.2"}, "device": "2 x cpu"}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "x64": True, "claims": {FO: timing}}))
+    storage.write_json(folder / "manifest.json", {**manifest, "x64": True, "claims": {FO: timing}})
     summary = {
         "method": ["MAML", "FO-MAML"],
         "floor, $B=\\infty$": ["0", r"$\alpha L\sigma$"],
         "cost": ["3.1", "1"],
     }
-    pd.DataFrame(summary).to_csv(folder / "summary.csv", index=False)
+    storage.write_table(folder / "summary.csv", pd.DataFrame(summary))
     return folder
 
 
@@ -200,7 +200,7 @@ def test_missing_figure_says_how_to_make_it(where, tmp_path):
 def test_unknown_verdict(where, tmp_path):
     folder = shutil.copytree(where, tmp_path / "results")
     path = folder / "claims.csv"
-    path.write_text(path.read_text().replace("fails as stated", "fails"))
+    storage.write(path, path.read_bytes().replace(b"fails as stated", b"fails"))
     with pytest.raises(ValueError, match="unknown verdict 'fails'; known: holds, "):
         page.render(folder, "smoke")
 
@@ -467,3 +467,51 @@ def luminance(color):
     parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+HOSTILE = (
+    r"\text{<script>alert(1)</script>}",
+    r"\mbox{<img src=x onerror=alert(1)>}",
+    r"\text {a & b <i>}",
+    r"a<b>c",
+)
+
+
+@pytest.mark.parametrize("tex", HOSTILE)
+def test_text_in_a_formula_is_text(tex):
+    """What looks like an element is drawn as letters."""
+    html = page.formulas(f"${tex}$", "here")
+    seen = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: seen.append((tag, dict(attributes)))
+    parser.feed(html)
+    assert {tag for tag, _ in seen} <= page.ELEMENTS
+    assert not any(name.startswith("on") or name in ("href", "src") for _, a in seen for name in a)
+
+
+def test_angles_of_a_text_are_drawn():
+    assert "a\N{NO-BREAK SPACE}&lt;\N{NO-BREAK SPACE}b" in page.mathml(r"\text{a < b}", "here")
+
+
+@pytest.mark.parametrize(
+    ("tex", "said"),
+    [
+        (r"\href{javascript:alert(1)}{x}", "href is no part of a formula"),
+        (r"\style{position:fixed}{x}", "style is no part of a formula"),
+        (r"\class{verdict}{x}", "class is no part of a formula"),
+        (r"\color{\"><script>}{x}", "not well-formed"),
+    ],
+)
+def test_a_formula_leads_nowhere(tex, said):
+    with pytest.raises(ValueError, match=f"here: cannot convert the formula .*{said}"):
+        page.formulas(f"${tex}$", "here")
+
+
+def test_one_script_is_allowed(html):
+    """By its sum, which any other text would not have."""
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    total = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1]
+    directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert directives["script-src"] == f"'sha256-{total}'"
+    assert directives["default-src"] == "'none'"

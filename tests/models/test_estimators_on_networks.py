@@ -33,10 +33,15 @@ def wide(x):
     return np.asarray(x, np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
+def network(variant, dtype):
+    """Of one block, but for FULL, whose blocks follow each other; of two in `test_several_steps`."""
+    return build(variant, dtype=dtype, **({} if variant[0] == "mlp" or variant in FULL else {"blocks": 1}))
+
+
 @functools.cache
 def directions(variant):
     """Every estimator's direction, by name; in float64, at parameters and data that float32 has too."""
-    _, params, apply, shape = build(variant, dtype=np.float32)
+    _, params, apply, shape = network(variant, np.float32)
     loss = jax.jit(cross_entropy(apply))  # traced once, not once a derivative
 
     @jax.jit
@@ -62,7 +67,7 @@ def directions(variant):
 class TestEveryNetwork:
     def test_all_four(self, variant):
         found = jax.tree.map(np.asarray, directions(variant))
-        params = build(variant)[1]
+        params = network(variant, np.float64)[1]
         for value in found.values():
             chex.assert_trees_all_equal_shapes_and_dtypes(value, params)
         flat = {key: np.concatenate([x.ravel() for x in jax.tree.leaves(v)]) for key, v in found.items()}
@@ -78,7 +83,7 @@ class TestEveryNetwork:
 
     def test_float32(self, variant):
         """Finite and of the same type; within rounding of float64 where there are no kinks."""
-        _, params, apply, shape = build(variant, dtype=np.float32)
+        _, params, apply, shape = network(variant, np.float32)
         loss = cross_entropy(apply)
 
         @jax.jit

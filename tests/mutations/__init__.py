@@ -63,7 +63,7 @@ MUTATIONS = {
         "experiments/run.py",
         "wanted = (sizes.D_in, sizes.D_h, sizes.D_o, sizes.D_beta)",
         "wanted = (sizes.D_o, sizes.D_h, sizes.D_in, sizes.D_beta)",
-        ("samples", "batch_floor"),
+        ("batch_floor", "samples"),
     ),
     "one-sided difference": Mutation(
         "jaxmaml/hvp.py",
