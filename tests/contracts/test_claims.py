@@ -114,8 +114,8 @@ class TestEveryClaim:
         )
 
     def test_diverged_runs_never_hold(self, name, smoke):
-        """If every cell of the sweep had diverged at its first step, no row would hold; nor all of them if one
-        cell had, or if one number of it were missing, at its last step."""
+        """If every cell of the sweep had diverged at its first step, no row would hold; if one had, or if its
+        last step alone were missing, some would not."""
         labelled, rows = CLAIMS[name].grid("smoke"), smoke(name).rows
         verdicts = smoke(name).verdicts
         known = {"cell", "step", "arc", *labelled[0][0]}
