@@ -130,8 +130,8 @@ def on(net, method):
     return lambda params, episode: method(net.loss, params, episode, alpha=0.1, **more)
 
 
-def counted(ways, data, timed, right):
-    """A row a method: its operations and a gradient's; if timed, bytes and median seconds. nan where not `right`."""
+def counted(ways, data, timed):
+    """A row a method: its operations and a gradient's; if timed, bytes and median seconds."""
     lowered = {name: jax.jit(way).lower(*data) for name, way in ways.items()}
     costs = pd.DataFrame(
         {"flops": {name: float(low.cost_analysis()["flops"]) for name, low in lowered.items()}}
@@ -149,6 +149,4 @@ def counted(ways, data, timed, right):
         costs = costs.assign(temporary_bytes=pd.Series(taken), seconds=pd.Series(seconds))
     unit = costs.loc["gradient"].drop("temporary_bytes", errors="ignore")
     costs = costs.drop(index="gradient").assign(**{f"gradient_{name}": x for name, x in unit.items()})
-    wrong = [method for method in costs.index if not right[method]]
-    costs.loc[wrong] = np.nan
     return costs.rename_axis("method").reset_index()

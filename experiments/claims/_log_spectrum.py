@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.judging import largest
+from experiments.judging import largest, smallest
 from jaxmaml import statistics
 from jaxmaml.types import BatchSizes
 
@@ -41,7 +41,7 @@ def rows(row, table):
         largest(difference),
         0.0,
         1.0,
-        note=f"largest difference in steps, over {table.width.nunique()} spectra; one for rounding",
+        note=f"largest difference in steps, over {len(set(table.width))} spectra; one for rounding",
     )
     # The accuracy in the middle is no power of 10^(1/24).
     middle = table[np.isclose(table.epsilon, table.unit * table.range**-0.25, rtol=1e-9)].sort_values("width")
@@ -51,8 +51,8 @@ def rows(row, table):
         statistics.limit_slope(middle.epsilon / middle.unit, middle.step),
         -2.0,
         0.1,
-        note=f"limit of the log-log slopes over {len(middle)} spectra of {table.width.min():g} to "
-        f"{table.width.max():g} decades, $\\varepsilon$ in units of the energy of a unit of ln h",
+        note=f"limit of the log-log slopes over {len(middle)} spectra of {smallest(table.width):g} to "
+        f"{largest(table.width):g} decades, $\\varepsilon$ in units of the energy of a unit of ln h",
         source="as summarised",
     )
     last = middle.iloc[-1]

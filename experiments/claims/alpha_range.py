@@ -128,7 +128,7 @@ def rows(table, row):
     told = {"source": "range as summarised; constant derived"}
     # Runs that are not the method's are no counterexample.
     if right:
-        note = f"first hit / allowance at s = {edge.s.min():g}; repair: alpha <= 1/(6L), or 0.35/L with the constant 249"
+        note = f"first hit / allowance at s = {smallest(edge.s):g}; repair: alpha <= 1/(6L), or 0.35/L with the constant 249"
         yield row.at_most(*about, largest(edge.steps / edge.allowance), CONSTANT, note=note, **told)
     else:
         yield row.untested(*about, "a run has not reached its accuracy, or is not the method's", **told)
@@ -138,7 +138,7 @@ def rows(table, row):
         largest(difference / allowed),
         0.0,
         1.0,
-        note=f"difference over what Euler's sum leaves, at most {largest(difference):.1g} of up to {edge.exact.max():.0f} steps",
+        note=f"difference over what Euler's sum leaves, at most {largest(difference):.1g} of up to {largest(edge.exact):.0f} steps",
     )
     yield row.contains(
         "no constant bounds MAML's iterations at alpha = 1/L",
@@ -172,7 +172,7 @@ def rows(table, row):
         largest((proven.steps - proven.exact).abs()),
         0.0,
         1.0,
-        note=f"largest difference in steps, of up to {proven.exact.max():.0f}; one for rounding",
+        note=f"largest difference in steps, of up to {largest(proven.exact):.0f}; one for rounding",
     )
 
 

@@ -56,17 +56,18 @@ def measured(part, cell):
     steps = squares.index.to_numpy()
     exact = cell.family.exact_line(steps, cell.w0, cell.estimator, cell.alpha, theorem.c, cell.sizes)
     late = steps >= steps[-1] / 2
-    values = pd.concat([squares, squares[late].mean().to_frame(-1).T])
-    found = [statistics.interval(x) for x in values.to_numpy()]
+    each = squares.to_numpy()
+    values = np.vstack([each, np.mean(each[late], axis=0)])
+    found = [statistics.interval(x) for x in values]
     return pd.DataFrame(
         {
-            "step": values.index,
+            "step": [*steps, -1],
             "square": [i.mean for i in found],
-            "error": values.sem(axis=1).to_numpy(),
+            "error": np.std(values, axis=1, ddof=1) / np.sqrt(squares.shape[1]),
             "low": [i.low for i in found],
             "high": [i.high for i in found],
-            "exact": [*exact, exact[late].mean()],
-            "start": np.sqrt(squares.iloc[0].max()),
+            "exact": [*exact, np.mean(exact[late])],
+            "start": np.sqrt(largest(squares.iloc[0])),
             "seeds": squares.shape[1],
             "floor": theorem.floor(constants, cell.alpha, cell.sizes),
             "floor_summary": theorem.floor_summary(constants, cell.alpha, cell.sizes),

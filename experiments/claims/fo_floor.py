@@ -227,7 +227,7 @@ def figure(table):
         axis.set(
             ylim=(fo.grad_norm.min() / 10, None), title=title, xlabel=r"inner rate $\alpha$ [$u^2/\varphi$]"
         )
-        most = table[(table.estimator == "maml") & table.family.isin(VARIED)].grad_norm.max()
+        most = largest(table.grad_norm[(table.estimator == "maml") & table.family.isin(VARIED)])
         plotting.vanished(axis, maml.alpha, most, "MAML", marker="o", color=plotting.color("maml"))
     for axis in axes[::2]:
         axis.set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")

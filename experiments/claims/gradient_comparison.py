@@ -67,7 +67,9 @@ def measured(part, cell):
 @claim.rows
 def rows(table, row):
     right = largest(table.difference) <= 1e-6
-    note = f"largest ratio over {table.points.sum()} points, alpha L up to {table.lam.max():g}"
+    note = (
+        f"largest ratio over {np.sum(table.points.to_numpy())} points, alpha L up to {largest(table.lam):g}"
+    )
     yield row.at_most(
         "gradient of f against that of F",
         r"$\|\nabla f\|\le C_1\|\nabla F\|+C_2\sigma$",

@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.cells import Quantity, Sampled
 from experiments.claim import Claim
-from experiments.judging import place_of
+from experiments.judging import largest, place_of
 from jaxmaml import estimators, objective, plotting, theory
 from jaxmaml.estimators.hf_maml import theorem_delta
 from jaxmaml.tasks import cosine
@@ -120,7 +120,7 @@ def rows(table, row):
             rf"$E\|(\tilde A-A)g\|^2>\frac1{{{factor}}}\|g\|^2$ for smaller $D_h$",
             row.least(below.noise, below.error, share),
             1.0,
-            note=f"sampled, over the bound, least up to D_h = {below.D_h.max():g}",
+            note=f"sampled, over the bound, least up to D_h = {largest(below.D_h):g}",
             **told,
         )
 

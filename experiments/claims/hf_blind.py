@@ -217,7 +217,7 @@ def rows(table, row):
     )
     many = root[root.B >= REFUTED]
     # Each of the recorded steps could have been the least.
-    row.compared += int((many.recorded - 1).sum())
+    row.compared += int(np.sum(many.recorded.to_numpy() - 1))
     yield counterexample(
         row,
         f"HF-MAML's accuracy on hf_blind at B >= {REFUTED} from the root",
@@ -328,7 +328,7 @@ def figure(table):
     plotting.vanished(
         axes[1],
         fo.alpha_L,
-        (fo.grad_norm / fo.sigma).max(),
+        largest(fo.grad_norm / fo.sigma),
         "FO-MAML",
         marker=plotting.MARKERS["fo_maml"],
         color=plotting.color("fo_maml"),

@@ -231,7 +231,7 @@ def _short_arcs(table, name):
 def figure(table):
     drawing, axes = plotting.panels(3)
     hf, fo = plotting.color("hf_maml"), plotting.color("fo_maml")
-    most = table[table.rule == "float_optimal"].grad_norm.max()
+    most = largest(table.grad_norm[table.rule == "float_optimal"])
     hollow = {"color": hf, "markerfacecolor": "none"}
     for axis, (name, title) in zip(axes, TITLES.items(), strict=False):
         part = table[table.family == name].sort_values("alpha")

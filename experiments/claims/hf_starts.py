@@ -88,7 +88,7 @@ def measured(part, cell):
 def rows(table, row):
     line, plane, exact = (table[table.place == place] for place in ("line", "plane", "exact"))
     # Each of the recorded steps could have been the least.
-    row.compared += int((line.recorded.sum() + plane.recorded.sum()) - len(plane))
+    row.compared += int(np.sum(table.recorded[table.place != "exact"].to_numpy())) - len(plane)
     above = (line.least - row.z * line.least_error) / line.floor_summary > 1
     below = (line.least + row.z * line.least_error) / line.floor_summary <= 1
     passed = line.zero_on_the_way == 1

@@ -112,18 +112,18 @@ def measured(some, cell):
     part, copies = some[["part", "copies"]].iloc[0]
     norms = some.pivot(index="step", columns="seed", values="grad_norm")
     square = _noisy.late_squares(norms)
-    level, theorem = np.sqrt(square.mean()), theory.theorems()[cell.estimator]
+    level, theorem = np.sqrt(np.mean(square)), theory.theorems()[cell.estimator]
     about = (cell.family.constants(), cell.alpha, cell.sizes)
     found = {}
     if part != "far":
-        once = cell if cell.sizes.B else replace(cell, family=crowd(1))
-        found = _noisy.stationary_level(once, 1, draws=20_000 if cell.sizes.B else 8000, copies=int(copies))
-        found |= {} if cell.sizes.B else {"bias": bias(cell)}
+        single = cell if cell.sizes.B else replace(cell, family=crowd(1))
+        found = _noisy.stationary_level(single, 1, 20_000 if cell.sizes.B else 8000, int(copies))
+        found = found if cell.sizes.B else found | {"bias": bias(cell)}
     return {
         "level": level,
-        "error": square.std(ddof=1) / np.sqrt(square.size) / (2 * level),
+        "error": np.std(square, ddof=1) / np.sqrt(square.size) / (2 * level),
         "seeds": square.size,
-        "start": norms.iloc[0].min(),
+        "start": smallest(norms.iloc[0]),
         **{name: found.get(name, np.nan) for name in ("bias", "predicted", "predicted_error", "leading")},
         "violated": _noisy.violated(cell),
         "floor": theorem.floor(*about),
@@ -189,7 +189,7 @@ def rows(table, row):
         "the sampled level through D_in falls with the number of tasks",
         r"the part of $\tilde\sigma^2/D_{in}$ that is no bias carries $1/B$: four times the tasks, half the level",
         # Common random numbers: the errors of different sizes may be one and the same.
-        row.sampled(ratio.mean(), float(np.mean(ratio * spread.to_numpy())), len(ratio)),
+        row.sampled(np.mean(ratio), float(np.mean(ratio * spread.to_numpy())), len(ratio)),
         2.0,
         # Without 1/B the ratio would be 1.
         0.4,

@@ -25,7 +25,7 @@ from experiments.claim import Claim
 from experiments.claims import _closed_forms as closed
 from experiments.claims import _log_spectrum, _real_data
 from experiments.claims._first_hits import Watched, epsilons
-from experiments.judging import largest, place_of
+from experiments.judging import largest, place_of, smallest
 from jaxmaml import plotting, statistics, theory
 from jaxmaml.tasks import cosine, log_spectrum, ramp, slow_tail
 
@@ -215,7 +215,7 @@ def rows(table, row):
 
 def _plain(table):
     """Of the spectra, the widest."""
-    return table[(table.family != "log_spectrum") | (table.width == table.width.max())]
+    return table[(table.family != "log_spectrum") | (table.width == largest(table.width))]
 
 
 def _number(name):
@@ -246,7 +246,7 @@ def _iterations(row, name, estimator, part):
         1.0,
         also=descends,
         companion="" if what[0] == companion else companion,
-        note=f"largest first hit / line, {decided.epsilon.max():.3g} >= eps >= {decided.epsilon.min():.3g}, "
+        note=f"largest first hit / line, {largest(decided.epsilon):.3g} >= eps >= {smallest(decided.epsilon):.3g}, "
         f"of ||grad F(w_0)|| = {part.start.iloc[0]:.3g}",
         **about,
     )
@@ -264,7 +264,7 @@ def _curve(row, name, estimator, part):
         largest((known.grad_norm / known.exact_norm - 1).abs()),
         0.0,
         1e-8,
-        note=f"largest relative difference of ||grad F|| at {len(known)} first hits, up to k = {known.exact.max():.0f}",
+        note=f"largest relative difference of ||grad F|| at {len(known)} first hits, up to k = {largest(known.exact):.0f}",
         number=_number(name),
         place=place_of(estimator),
     )
@@ -307,7 +307,7 @@ def _on_ramp(row, part):
         largest((part.step - np.ceil(part.exact)).abs()),
         0.0,
         1.0,
-        note=f"largest difference in steps, of up to {part.exact.max():.0f}; one for rounding",
+        note=f"largest difference in steps, of up to {largest(part.exact):.0f}; one for rounding",
     )
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from experiments.cells import theorem_run
 from experiments.claim import Claim
 from experiments.claims import _noisy, _real_data
-from experiments.judging import floor_statement, place_of, smallest
+from experiments.judging import floor_statement, largest, place_of, smallest
 from experiments.run import log_steps
 from jaxmaml import plotting, theory
 from jaxmaml.tasks import cosine
@@ -74,8 +74,8 @@ def measured(part, cell):
     k = max(k for k in cell.record if k < len(path))
     own = {
         "step": k,
-        "reference": path[k].mean(),
-        "reference_error": path[k].std(ddof=1) / path.shape[1] ** 0.5,
+        "reference": np.mean(path[k]),
+        "reference_error": np.std(path[k], ddof=1) / path.shape[1] ** 0.5,
     }
     return table.merge(pd.DataFrame([own]), on="step", how="left")
 
@@ -100,7 +100,7 @@ def rows(table, row):
             yield row.untested(*line, f"conditions violated: {broken}", **about)
             yield row.untested(*floor, f"conditions violated: {broken}", **about)
             continue
-        ok = int(part.diverged.max()) == 0
+        ok = largest(part.diverged) == 0
         compared = pd.concat([part[part.step <= end.step / 2][::2], part.tail(1)])
         yield row.at_most(
             *line,

@@ -18,6 +18,8 @@ medians of alternating repetitions, and judge only where they differ by a large 
 that differs from its closed form has cost nan, as have then those of its method on networks.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,8 @@ LINEAR = "linear scores"
 DIMS = {"smoke": (512,), "default": (128, 2048), "full": (128, 512, 2048, 4096)}
 COUNTED = (32, 64, 128)
 """dimensions whose programs are counted, and run only where DIMS has them too."""
+COSTS = ["flops", "gradient_flops", "temporary_bytes", "seconds", "gradient_seconds"]
+"""columns that are nan where a direction is wrong."""
 
 claim = Claim(
     "E26", "operations, memory and seconds of one direction, by method and architecture", place="costs"
@@ -61,6 +65,28 @@ claim = Claim(
 def cells(scale):
     for dim in DIMS[scale]:
         yield {"d": dim, "networks": scale != "smoke"}, Directions(*pools(dim), dim)
+
+
+@functools.cache
+def on_scores(dim, timed):
+    """The costs on linear scores."""
+    family, w = pools(dim)
+    shapes = jax.eval_shape(lambda: (w, draw(family, jax.random.key(0), SIZES)[0]))
+    data = jax.tree.map(lambda x: jnp.full(x.shape, 0.1, x.dtype), shapes)
+    costs = counted({name: direction(method, family) for name, method in calls(FORMED).items()}, data, timed)
+    # Linear scores have a first layer alone.
+    goals = {method: Products(1.0).direction(method) for method in ESTIMATORS} | {FORMED: 2.0 + dim}
+    return costs.assign(architecture=LINEAR, d=dim, derived=costs.method.map(goals))
+
+
+@functools.cache
+def on_network(name, timed):
+    """The costs on a small network."""
+    net = NETWORKS[name]()
+    data = jax.tree.map(jnp.asarray, (net.params, net.episode))
+    costs = counted({method: on(net, call) for method, call in calls().items()}, data, timed)
+    size = sum(x.size for x in jax.tree.leaves(net.params))
+    return costs.assign(architecture=name, d=size, derived=costs.method.map(net.products.direction))
 
 
 @claim.table
@@ -76,32 +102,19 @@ def measured(rows, cells):
     right = (every.difference <= every.allowed).groupby(every.method).all()
     table = []
     for dim in sorted({*COUNTED, *found}):
-        family, w = pools(dim)
-        shapes = jax.eval_shape(lambda f=family, w=w: (w, draw(f, jax.random.key(0), SIZES)[0]))
-        data = jax.tree.map(lambda x: jnp.full(x.shape, 0.1, x.dtype), shapes)
-        ways = {name: direction(method, family) for name, method in calls(FORMED).items()}
-        costs = counted(ways, data, timed=dim in found, right=right)
-        # Linear scores have a first layer alone.
-        goals = {method: Products(1.0).direction(method) for method in ESTIMATORS} | {FORMED: 2.0 + dim}
-        costs = costs.assign(architecture=LINEAR, d=dim, derived=costs.method.map(goals))
+        costs = on_scores(dim, dim in found)
         table.append(costs.merge(found[dim], on="method") if dim in found else costs)
-    for name, make in NETWORKS.items():
-        net = make()
-        data = jax.tree.map(jnp.asarray, (net.params, net.episode))
-        ways = {method: on(net, call) for method, call in calls().items()}
-        costs = counted(ways, data, timed=bool(rows.networks.all()), right=right)
-        size = sum(x.size for x in jax.tree.leaves(net.params))
-        table.append(
-            costs.assign(architecture=name, d=size, derived=costs.method.map(net.products.direction))
-        )
+    timed = bool(rows.networks.all())
+    table = pd.concat([*table, *(on_network(name, timed) for name in NETWORKS)], ignore_index=True)
+    table.loc[~table.method.map(right), COSTS] = np.nan
     columns = ["architecture", "d", "method", "derived", "flops", "gradient_flops"]
-    return pd.concat(table, ignore_index=True).set_index(columns).reset_index()
+    return table.set_index(columns).reset_index()
 
 
 def gradient_equivalents(table):
     """Operations of each method's direction over those of one gradient, on linear scores at the largest d."""
     linear = table[table.architecture == LINEAR]
-    last = linear[linear.d == linear.d.max()]
+    last = linear[linear.d == largest(linear.d)]
     return {str(row.method): float(row.flops / row.gradient_flops) for row in last.itertuples()}
 
 
@@ -141,7 +154,7 @@ def rows(table, row):
     table = table.assign(gradients=table.flops / table.gradient_flops)
     table["times"] = table.seconds / table.gradient_seconds
     linear, networks = table[table.architecture == LINEAR], table[table.architecture != LINEAR]
-    dim, ran = int(linear.d.max()), linear[linear.allowed.notna()]
+    dim, ran = int(largest(linear.d)), linear[linear.allowed.notna()]
     others, difference = ran[ran.method != FORMED], ran[ran.method == "hf_maml"]
     last = linear[linear.d == dim].set_index("method")
     yield row.at_most(
@@ -300,14 +313,14 @@ def told(times):
 def spread(values):
     """From the smallest to the largest, around the mean; nan if any is."""
     array = np.asarray(values, float)
-    return Interval(float(array.mean()), smallest(array), largest(array), array.size, "range")
+    return Interval(float(np.mean(array)), smallest(array), largest(array), array.size, "range")
 
 
 @claim.figure
 def figure(table):
     drawing, axes = plotting.panels(3)
     linear = table[table.architecture == LINEAR]
-    ends = [linear[linear.d == linear.d.max()], table[table.architecture != LINEAR]]
+    ends = [linear[linear.d == largest(linear.d)], table[table.architecture != LINEAR]]
     shown = pd.concat(ends)[lambda t: t.method != FORMED]
     places = {name: j for j, name in enumerate(shown.architecture.unique())}
     for j, method in enumerate((*plotting.ordered(ESTIMATORS), FORMED)):

@@ -121,9 +121,9 @@ def moments(cell):
         return Scores(family, v).sample_gradients()[0]
 
     after = np.stack([gradients(w - alpha * g) for g in gradients(w)])
-    means = after.mean(axis=1)
-    spread = after.var(axis=1).sum(axis=1) / D_o
-    return means.mean(axis=0), np.mean(np.sum(means**2, axis=1) + spread)
+    means = np.mean(after, axis=1)
+    spread = np.sum(np.var(after, axis=1), axis=1) / D_o
+    return np.mean(means, axis=0), np.mean(np.sum(means**2, axis=1) + spread)
 
 
 @claim.per("problem", "D_in")

@@ -125,14 +125,14 @@ def measured(rows, cells):
     for (rule, eps, share), part in rows.groupby(["rule", "epsilon", "share"], sort=False):
         cell = cells[int(part.cell.iloc[0])][1]
         squares = part.pivot(index="step", columns="seed", values="grad_norm") ** 2
-        # A run that diverged is not left out.
-        early, late = squares.loc[EARLY], squares[squares.index > EARLY].mean(skipna=False)
+        start, early = (squares.loc[k].to_numpy() for k in (0, EARLY))
+        late = np.mean(squares[squares.index > EARLY].to_numpy(), axis=0)
         early_expected, late_expected = expected(cell)
         table.append(
             about(rule, eps, cell.sizes)
-            | {"share": share, "start": np.sqrt(squares.loc[0].min(skipna=False)), "seeds": squares.shape[1]}
-            | {"early": early.mean(skipna=False), "early_error": early.sem(skipna=False)}
-            | {"late": late.mean(skipna=False), "late_error": late.sem(skipna=False)}
+            | {"share": share, "start": np.sqrt(np.min(start)), "seeds": squares.shape[1]}
+            | {"early": np.mean(early), "early_error": np.std(early, ddof=1) / np.sqrt(early.size)}
+            | {"late": np.mean(late), "late_error": np.std(late, ddof=1) / np.sqrt(late.size)}
             | {"early_expected": early_expected, "late_expected": late_expected}
         )
     sizes = [about(rule, eps, sizes_for(rule, eps)) for rule in RUN for eps in ASYMPTOTIC]
@@ -149,7 +149,7 @@ def expected(run):
     """E||grad F(w_k)||^2 at the step EARLY, and over the last half of a run of MAML."""
     if isinstance(run.family, shared_quadratic.SharedQuadratic):
         line = run.family.exact_line(np.array(RECORD[1:]), run.w0, "maml", run.alpha, run.c, run.sizes)
-        return line[0], line[1:].mean()
+        return line[0], np.mean(line[1:])
     return law(run)
 
 

@@ -141,7 +141,7 @@ def measured(part, cell):
 @claim.rows
 def rows(table, row):
     boxes, lines = table[table.kind == "pairs"], table[table.kind == "line"]
-    pairs = f"largest ratio over {boxes.points.sum()} pairs"
+    pairs = f"largest ratio over {np.sum(boxes.points.to_numpy())} pairs"
     size = largest([largest(boxes.descent_high), -smallest(boxes.descent_low)])
     both = smallest(boxes.descent_low) < 0 < largest(boxes.descent_high)
     sharper = largest(boxes.sharper)
@@ -168,7 +168,7 @@ def rows(table, row):
         largest(lines.off),
         0.0,
         1e-7,
-        note=f"largest relative difference of norms at {lines.points.sum()} points; spectral_norm may be 4e-8 too large",
+        note=f"largest relative difference of norms at {np.sum(lines.points.to_numpy())} points; spectral_norm may be 4e-8 too large",
     )
     yield row.contains(
         "no constant bounds the curvature of F",
@@ -176,7 +176,7 @@ def rows(table, row):
         statistics.limit_slope(lines.radius, lines.curvature),
         1.0,
         0.01,
-        note=f"limit of log-log slopes over {len(lines)} boxes up to R = {lines.radius.max():.2g}",
+        note=f"limit of log-log slopes over {len(lines)} boxes up to R = {largest(lines.radius):.2g}",
         source="as summarised that it has no bound; rate derived",
     )
     last = lines.iloc[-1]
