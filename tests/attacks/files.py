@@ -79,9 +79,13 @@ def flipped_tables(folder: pathlib.Path) -> Iterator[str]:
         for name in names:
             path = folder / name
             whole = path.read_bytes()
-            yield from tools.damaged(path, 100, lambda p=path: storage.read(p), lambda x, whole=whole: x == whole)
+            yield from tools.damaged(
+                path, 100, lambda p=path: storage.read(p), lambda x, whole=whole: x == whole
+            )
             sums = path.with_name(storage.SUMS)
-            yield from tools.damaged(sums, 40, lambda p=path: storage.read(p), lambda x, whole=whole: x == whole)
+            yield from tools.damaged(
+                sums, 40, lambda p=path: storage.read(p), lambda x, whole=whole: x == whole
+            )
 
 
 def kills_inside_a_write(folder: pathlib.Path) -> Iterator[str]:
@@ -220,5 +224,3 @@ def _writes(folder: pathlib.Path, j: int) -> None:
         if len(set(storage.read(folder / "shared"))) != 1:
             os._exit(3)
         storage.update_json(folder / "entries.json", lambda x, k=k: (x or {}) | {f"{j}-{k}": 1})
-
-
