@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import test_bad_input as tables
 
 import jaxmaml
-import test_bad_input as tables
 from experiments import sweep
 from jaxmaml import checks, hvp, models
 from jaxmaml.data.images import Images

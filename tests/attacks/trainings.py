@@ -17,7 +17,7 @@ import pandas as pd
 
 from attacks import readers, tools
 from jaxmaml import storage
-from jaxmaml.data import fashion_mnist, omniglot
+from jaxmaml.data import fashion_mnist
 from jaxmaml.training import loop, problem, store
 from jaxmaml.training.presets import PRESETS, Preset
 
@@ -77,7 +77,7 @@ def differs(where: pathlib.Path, whole: pathlib.Path) -> str:
         chex.assert_trees_all_equal(store.load(where), store.load(whole))
         pd.testing.assert_frame_equal(curve(where), curve(whole), check_exact=True)
     except AssertionError as error:
-        return f"{where} differs from a run that was left alone: {error}"[:300]
+        return f"{where} differs from a run left alone: {error}"[:300]
     return ""
 
 
@@ -144,7 +144,7 @@ def flipped_checkpoints(folder: pathlib.Path) -> Iterator[str]:
 
 
 def killed_trainings(folder: pathlib.Path) -> Iterator[str]:
-    """A training run that was killed at any time, again and again, ends bitwise as one that was left alone."""
+    """A training run that was killed at any time, again and again, ends bitwise as one left alone."""
     draw = random.Random(0)
     for trial in range(3):
         moments = [draw.uniform(0.0, LASTS) for _ in range(7)]
