@@ -8,12 +8,13 @@ import tempfile
 
 import pandas as pd
 
-from attacks import ledger
 from jaxmaml import storage
 
 
 def main() -> int:
-    settings.configure()
+    settings.configure()  # before modules that make arrays
+    from attacks import ledger
+
     table = {}
     if ledger.TABLE.exists():
         table = {
