@@ -54,7 +54,7 @@ def test_values_that_are_not_allowed():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda alpha: np.sqrt(alpha), "gives nan"),
+        (lambda alpha: float(np.sqrt(alpha)), "gives nan"),
         (lambda alpha: alpha.steps, "AttributeError: "),
         (lambda alpha: [][alpha], "says: list indices"),
         (lambda alpha: np.linalg.cholesky(np.full((2, 2), alpha)), "LinAlgError: "),

@@ -52,7 +52,7 @@ BAD_TEXT = {
     "platform": TEXT,
     "scheduler": ("",),
     "slurm.partition": ("",),
-    "slurm.folder": ("", FILE, f"{FILE}/below"),
+    "slurm.folder": (FILE, f"{FILE}/below"),  # a path that is empty is the folder one is in
     "slurm.cluster": TEXT,
     "experiment": TEXT,
 }

@@ -21,6 +21,9 @@ from experiments.cells import theorem_run
 from jaxmaml import storage
 from jaxmaml.tasks import cosine
 
+# Not forks of this process, in which JAX runs.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["attacks.files"])
 CLAIM = "difference_error"
 """the quickest claim."""
 
@@ -91,7 +94,7 @@ def kills_inside_a_write(folder: pathlib.Path) -> Iterator[str]:
     for call in range(1, 12):
         path = folder / str(call) / "x"
         storage.write(path, b"old")
-        process = multiprocessing.get_context("fork").Process(target=_killed_at, args=(path, call))
+        process = PROCESSES.Process(target=_killed_at, args=(path, call))
         process.start()
         process.join()
         storage.write(path.with_name("y"), b"another")
@@ -130,8 +133,7 @@ def writers_of_one_process_id(folder: pathlib.Path) -> Iterator[str]:
     """Containers that share a folder may have equal process ids: no torn file, no lost sum, no lost entry."""
     for trial in range(10):
         where = folder / str(trial)
-        context = multiprocessing.get_context("fork")
-        writers = [context.Process(target=_writes, args=(where, j)) for j in range(4)]
+        writers = [PROCESSES.Process(target=_writes, args=(where, j)) for j in range(4)]
         for process in writers:
             process.start()
         for process in writers:
