@@ -156,6 +156,7 @@ def check_callable(name: str, value: Any, allowed: str) -> None:
 
 def scalar(loss: Loss, has_aux: bool = False) -> Callable[..., Any]:
     """The loss, which says what it returned where that is no scalar, or no (scalar, aux) with has_aux."""
+    check_callable("loss", loss, "loss(params, batch) -> scalar")
 
     def checked(params: PyTree, batch: PyTree) -> Any:
         found = loss(params, batch)

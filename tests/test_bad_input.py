@@ -29,6 +29,19 @@ BAD_POSITIVE = (0, 0.0, -1.0, np.nan, np.inf, -np.inf, *NO_NUMBER)
 BAD_NONNEGATIVE = (-1.0, np.nan, np.inf, -np.inf, *NO_NUMBER)
 BAD_COUNT = (0, -1, np.nan, np.inf, 1.5, 2.0, 2**31, 10**30, *NO_NUMBER)
 BAD_SEED = (-1, np.nan, 1.5, 2.0, 2**32, 2**63, 10**30, *NO_NUMBER)
+BAD_RATE = (-1.0, np.nan, np.inf, -np.inf, "x", None, True, 1j, np.array(["a", "b"]), object())
+BAD_WEIGHTS = (
+    "x",
+    np.array([-1.0]),
+    np.array([np.nan]),
+    np.array([0.0]),
+    np.array([1j]),
+    np.array(["a"]),
+    np.ones(2),
+)
+BAD_CONSTANT = (-1.0, np.nan, "x", None, 1j)
+BAD_LOOP = (None, 1, "x", {"steps": 2})
+BAD_FUNCTION = (None, 1, "x")
 REFUSED = (ValueError, TypeError)
 
 
@@ -70,11 +83,11 @@ ESTIMATORS = {
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 class TestRates:
-    @each((-1.0, np.nan, np.inf, -np.inf, "x", None, True, 1j, np.array(["a", "b"]), object()))
+    @each(BAD_RATE)
     def test_alpha(self, name, bad):
         refused(lambda: ESTIMATORS[name](alpha=bad), "alpha")
 
-    @each((None, 1, "x", {"steps": 2}))
+    @each(BAD_LOOP)
     def test_inner(self, name, bad):
         refused(lambda: ESTIMATORS[name](inner=bad), "inner")
 
@@ -98,11 +111,14 @@ def test_params(params, said):
     refused(lambda: jaxmaml.inner_gradient(loss)(params, BATCH), said)
 
 
-@each((None, 1, "x"))
+@each(BAD_FUNCTION)
 def test_loss(bad):
     refused(lambda: jaxmaml.inner_gradient(bad), "loss")
     refused(lambda: jaxmaml.inner_gradient(loss, bad), "product")
     refused(lambda: jaxmaml.adapt(bad, W, BATCH, 0.1), "loss")
+    for estimator in (jaxmaml.maml, jaxmaml.fo_maml, jaxmaml.maml_same_batch):
+        refused(lambda estimator=estimator: estimator(bad, W, EPISODE, alpha=0.1), "loss = ")
+    refused(lambda: jaxmaml.hf_maml(bad, W, EPISODE, alpha=0.1, delta=0.1), "loss = ")
     refused(lambda: jaxmaml.meta_gradient(jaxmaml.maml, bad, W, EPISODES, alpha=0.1), "loss")
     refused(lambda: jaxmaml.meta_gradient(bad, loss, W, EPISODES, alpha=0.1), "estimator")
 
@@ -136,9 +152,7 @@ def test_counts(bad):
         refused(lambda sizes=sizes: Images(pixels, **sizes).episodes(key, 1), f"{name} = ")
 
 
-@each(
-    ("x", np.array([-1.0]), np.array([np.nan]), np.array([0.0]), np.array([1j]), np.array(["a"]), np.ones(2))
-)
+@each(BAD_WEIGHTS)
 def test_weights(bad):
     refused(lambda: ESTIMATORS["meta_gradient"](weights=bad), "weights")
 
@@ -189,7 +203,7 @@ def test_a_negative_task_norm_inside_jit_gives_no_step():
     np.testing.assert_allclose(update(jnp.array([1.0, 3.0])), -0.1 / 8 * W, rtol=1e-6)
 
 
-@each((-1.0, np.nan, "x", None, 1j))
+@each(BAD_CONSTANT)
 def test_constants(bad):
     for name in ("L", "rho", "sigma", "sigma_tilde", "sigma_h", "zeta"):
         given = {"L": 1.0, "rho": 1.0, "sigma": 1.0} | {name: bad}

@@ -456,3 +456,28 @@ def test_this_process_is_the_default():
         executors.check(executors.Options("dusk"))
     with pytest.raises(ValueError, match="platform = 'gpus'; allowed: cpu, gpu, tpu"):
         executors.check(executors.Options("loky", platform="gpus"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"cluster": "slrum"}, "slurm.cluster = 'slrum'; allowed: slurm, local"),
+        ({"partition": ""}, "slurm.partition = ''; allowed: the name"),
+        ({"gpus_per_node": -1}, "slurm.gpus_per_node = -1; allowed: >= 0"),
+        ({"cpus_per_task": 0}, "slurm.cpus_per_task = 0; allowed: >= 1"),
+        ({"timeout_min": 2**31}, "slurm.timeout_min = 2147483648; allowed: >= 1 and <= 2147483647"),
+        ({"folder": pathlib.Path(__file__)}, "slurm.folder = .* is a file; allowed: a folder"),
+    ],
+)
+def test_what_slurm_is_asked_for(changed, said):
+    """Said before a job is queued, and where there is no Slurm."""
+    with (
+        pytest.raises(ValueError, match=said),
+        executors.start(executors.Options("slurm", slurm=executors.Slurm(**changed))),
+    ):
+        pass
+
+
+def test_too_many_workers():
+    with pytest.raises(ValueError, match="workers = 2147483648; allowed: >= 1 and <= 2147483647"):
+        executors.check(executors.Options("loky", workers=2**31))

@@ -13,8 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from jaxmaml.names import unknown
+from jaxmaml.paths import check_folder
 
 EXTRA = "jaxmaml[cluster]"
+CLUSTERS = ("slurm", "local")
+"""what may run the jobs of Slurm."""
+MOST = 2**31 - 1
+"""of workers, cores, minutes."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,26 @@ def check(options: Options) -> None:
         unknown("executor", options.executor, names())
     if options.platform not in (None, "cpu", "gpu", "tpu"):
         raise ValueError(f"platform = {options.platform!r}; allowed: cpu, gpu, tpu")
-    if options.workers is not None and options.workers < 1:
-        raise ValueError(f"workers = {options.workers}; allowed: >= 1")
+    _check_count("workers", options.workers, 1)
+    if options.executor == "slurm":
+        _check_slurm(options.slurm)
+
+
+def _check_slurm(asked: Slurm) -> None:
+    if asked.cluster not in CLUSTERS:
+        raise ValueError(f"slurm.cluster = {asked.cluster!r}; allowed: {', '.join(CLUSTERS)}")
+    if asked.partition == "":
+        raise ValueError("slurm.partition = ''; allowed: the name of a partition")
+    _check_count("slurm.gpus_per_node", asked.gpus_per_node, 0)
+    _check_count("slurm.cpus_per_task", asked.cpus_per_task, 1)
+    _check_count("slurm.timeout_min", asked.timeout_min, 1)
+    check_folder("slurm.folder", asked.folder)
+
+
+def _check_count(name: str, count: int | None, least: int) -> None:
+    """As `jaxmaml.checks.check_step_count`, without JAX."""
+    if count is not None and not least <= count <= MOST:
+        raise ValueError(f"{name} = {count}; allowed: >= {least} and <= {MOST}")
 
 
 @contextlib.contextmanager

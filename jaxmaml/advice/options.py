@@ -64,6 +64,8 @@ def check(options: Options) -> None:
         check_path("path", options.path)
     if ":" in options.target and options.path is not None:
         raise ValueError(f"path = {options.path!r}; allowed: with a preset")
+    if ":" in options.target and "" in options.target.split(":", 1):
+        raise ValueError(f"target = {options.target!r}; allowed: a preset, or package.module:function")
     if ":" not in options.target and options.target not in PRESETS:
         known = ", ".join(sorted(PRESETS))
         hint = nearest(options.target, PRESETS)

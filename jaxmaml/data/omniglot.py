@@ -33,9 +33,9 @@ SHA256 = {
 MOST_BYTES, MOST_DRAWINGS, MOST_OF_A_DRAWING = 2**26, 2**16, 2**16
 """what is read: of a zip file (the largest has 9.5 million bytes and 19,280 drawings), of a drawing (some 200
 bytes)."""
-_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, SyntaxError, RuntimeError)
-"""what is raised for a drawing: Pillow reports damage of a PNG as SyntaxError too; a member may be encrypted
-(RuntimeError), or packed in another way (NotImplementedError, one of these)."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, SyntaxError, ValueError, RuntimeError)
+"""what is raised for a drawing: Pillow reports damage of a PNG as SyntaxError and ValueError too; a member
+may be encrypted (RuntimeError), or packed in another way (NotImplementedError, one of these)."""
 DRAWING = re.compile(r"[^/]+/[^/]+/character\d+/[^/]+\.png")
 LAYOUT = "<set>/<alphabet>/character<number>/<drawing>.png"
 

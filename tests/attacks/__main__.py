@@ -8,29 +8,30 @@ import tempfile
 
 import pandas as pd
 
-import attacks
 from jaxmaml import storage
 
 
 def main() -> int:
-    settings.configure()
+    settings.configure()  # before modules that make arrays
+    from attacks import ledger
+
     table = {}
-    if attacks.TABLE.exists():
+    if ledger.TABLE.exists():
         table = {
-            row.attack: (row.tried, row.failures) for row in storage.read_table(attacks.TABLE).itertuples()
+            row.attack: (row.tried, row.failures) for row in storage.read_table(ledger.TABLE).itertuples()
         }
     failed = False
-    for name in sys.argv[1:] or attacks.ATTACKS:
+    for name in sys.argv[1:] or ledger.ATTACKS:
         with tempfile.TemporaryDirectory() as folder:
-            tried, failures = attacks.run(name, pathlib.Path(folder) / "attack")
+            tried, failures = ledger.run(name, pathlib.Path(folder) / "attack")
         print(f"{name}: tried {tried}, failures {len(failures)}", *failures[:5], sep="\n  ", flush=True)
         table[name] = (tried, len(failures))
         failed |= bool(failures)
-        rows = [[each, *table[each]] for each in attacks.ATTACKS if each in table]
+        rows = [[each, *table[each]] for each in ledger.ATTACKS if each in table]
         found = pd.DataFrame(rows, columns=["attack", "tried", "failures"])
-        storage.write_table(attacks.TABLE, found)
-        before, _, after = attacks.parts(attacks.PAGE.read_text())
-        attacks.PAGE.write_text(before + attacks.lines(found) + after)
+        storage.write_table(ledger.TABLE, found)
+        before, _, after = ledger.parts(ledger.PAGE.read_text())
+        ledger.PAGE.write_text(before + ledger.lines(found) + after)
     return int(failed)
 
 

@@ -5,8 +5,10 @@ import io
 import os
 import pathlib
 import re
+import struct
 import sys
 import zipfile
+import zlib
 
 import chex
 import numpy as np
@@ -26,6 +28,13 @@ def png(ink, mode="1"):
     file = io.BytesIO()
     Image.fromarray(np.where(ink, 0, 255).astype(np.uint8)).convert(mode).save(file, "PNG")
     return file.getvalue()
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+HEADER_TOO_SHORT = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(5)) + chunk(b"IEND", b"")
 
 
 def drawings(seed=0, characters=CHARACTERS):
@@ -138,8 +147,9 @@ class TestRead:
             (png(np.eye(105), "L"), "has 105 x 105 pixels of mode 'L'; allowed: 105 x 105 of mode '1'"),
             (b"no image", "is damaged (cannot identify image file"),
             (png(np.eye(105))[:-40], "is damaged ("),
+            (HEADER_TOO_SHORT, "is damaged (Truncated IHDR chunk)"),
         ],
-        ids=["size", "mode", "no-image", "cut-short"],
+        ids=["size", "mode", "no-image", "cut-short", "header"],
     )
     def test_another_image(self, tmp_path, files, drawing, message):
         name = "some_set/Alpha/character10/002_01.png"

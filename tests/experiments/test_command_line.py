@@ -217,6 +217,7 @@ def test_help_teaches():
         (["advise", "digits", "--json", "."], "json = '.' is a folder; allowed: a file"),
         (["advise", "digits", "--json="], "json = ''; allowed: a path"),
         (["advise", "digits", "--path="], "path = ''; allowed: a path"),
+        (["advise", ":x"], "target = ':x'; allowed: a preset, or package.module:function"),
     ],
     ids=" ".join,
 )
