@@ -32,7 +32,7 @@ from jaxmaml.data.images import Images
 from jaxmaml.data.sinusoid import Sinusoid
 from jaxmaml.estimators.fo_maml import fo_maml
 from jaxmaml.names import unknown
-from jaxmaml.paths import check_path
+from jaxmaml.paths import check_file, check_path
 from jaxmaml.theory import theorems
 from jaxmaml.training.presets import Data, Preset
 from jaxmaml.types import Episode, Loss, PyTree
@@ -336,6 +336,8 @@ def check_preset(preset: Preset) -> None:
         check_positive(f"{name} = {rate!r} in {preset.precision}", rounded)
     if data.path is not None:
         check_path("data.path", data.path)
+    if preset.metrics is not None:
+        check_file("metrics", preset.metrics)
     theorem = preset.outer.optimizer == "theorem"
     if theorem and preset.inner.learn_alpha:
         raise ValueError("outer.optimizer = 'theorem' with inner.learn_alpha; allowed: a fixed alpha")

@@ -51,7 +51,8 @@ def lines(table: pd.DataFrame) -> str:
     """The table as the page has it."""
     rows = ["| what | tried | failures |", "|---|---:|---:|"]
     for row in table.itertuples():
-        rows.append(f"| {inspect.getdoc(ATTACKS[row.attack])} | {row.tried} | {row.failures} |")
+        what = " ".join(str(inspect.getdoc(ATTACKS[row.attack])).split())
+        rows.append(f"| {what} | {row.tried} | {row.failures} |")
     return "\n".join(rows) + "\n"
 
 

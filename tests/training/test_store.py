@@ -300,6 +300,14 @@ class TestMetrics:
         assert [line["run"] for line in lines] == ["a", "b"]
         assert lines[0]["inner_steps"]["1"] == {"loss": 1.0, "value": None, "low": 0.0, "high": None, "n": 4}
 
+    @pytest.mark.parametrize("path", ["", ".", "no/such/file"])
+    def test_a_path_that_can_be_no_file(self, tmp_path, monkeypatch, path):
+        """Said before anything is written."""
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=f"metrics = '{path}'.*; allowed: a "):
+            train(tmp_path / "run", metrics=path)
+        assert not list(tmp_path.iterdir())
+
     def test_another_file(self, tmp_path):
         (tmp_path / "m").write_text("step,loss\n")
         with pytest.raises(ValueError, match="line 1 is not one of ours; allowed: another file"):
