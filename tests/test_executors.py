@@ -55,13 +55,11 @@ def run(labelled, folder, executor, **more):
 
 
 def written(folder):
-    return sorted(folder.rglob("*.json"))
+    return sorted(folder.rglob("*.parquet"))
 
 
 def assert_each_cell_once(folder, report):
-    found = collections.Counter(
-        key for path in written(folder) for key in json.loads(path.read_text())["cells"]
-    )
+    found = collections.Counter(key for manifest in test_sweep.manifests(folder) for key in manifest["cells"])
     assert found == collections.Counter(report.keys)
 
 
