@@ -21,7 +21,7 @@ HEARTBEAT = 60
 """seconds without a sign of life after which a process, or its machine, is taken for lost."""
 
 
-class Lost(RuntimeError):
+class Lost(ConnectionError):
     """Another process of the run ended, or cannot be reached."""
 
     status = 4

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import chex
 import jax
@@ -18,8 +19,8 @@ import pytest
 import scipy.stats
 
 import jaxmaml
-from jaxmaml import configuration, tree
-from jaxmaml.training import loop, problem, store
+from jaxmaml import command_line, configuration, storage, tree
+from jaxmaml.training import loop, problem, processes, store
 from jaxmaml.training.presets import PRESETS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -344,6 +345,21 @@ def test_divergence_is_named_and_nothing_is_lost(tmp_path):
     with pytest.raises(loop.Diverged, match=r"not finite after step 10 \(finite at 0\)"):
         loop.train(preset, quiet=True)
     assert final(tmp_path)[0]["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(loop.Diverged("so"), 3), (processes.Lost("so"), 4), (ValueError("so"), 2), (storage.Held("so"), 2)],
+)
+def test_exit_status(capsys, monkeypatch, error, status):
+    """Each way to end has its own, and one line."""
+
+    def fails() -> int:
+        raise error
+
+    monkeypatch.setattr(warnings, "formatwarning", None)
+    assert command_line.answer({"train": fails, "other": fails}, "jaxmaml", args=["train"]) == status
+    assert capsys.readouterr().err == "error: so\n"
 
 
 def test_lines_without_a_terminal(tmp_path, capsys):
