@@ -137,11 +137,14 @@ class Settings:
 
     def check(self, cell: Cell) -> None:
         """One clear error where this process would compute something else."""
-        here, code = identity.environment(), identity.code(cell)
+        here = identity.environment()
         pairs = {
             "XLA_FLAGS": (_started[0], self.xla_flags),
             **{name: (here.get(name), value) for name, value in self.environment.items()},
-            "code": (", ".join(identity.changes(self.code, code)[:3]) or "the same", "the same"),
+            **{
+                f"code of {name}": ("another", "what it began with")
+                for name in identity.changes(self.code, identity.code(cell))
+            },
         }
         for what, (own, there) in pairs.items():
             if own != there:

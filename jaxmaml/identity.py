@@ -350,10 +350,10 @@ def _ours(module: str) -> bool:
 
 @functools.cache
 def _is_ours(top: str) -> bool:
-    if top == __name__.split(".")[0]:
+    if top in (__name__.split(".")[0], "__main__"):
         return True
     if top in sys.stdlib_module_names:
-        return top == "__main__"
+        return False
     if top in sys.modules:
         loaded = sys.modules[top]
         places = [getattr(loaded, "__file__", None), *getattr(loaded, "__path__", ())]
