@@ -31,11 +31,12 @@ def constants(x):
 
 
 def found(part, cell, bounds, text):
-    """A row of the table: the ratio at the instance, nan where L or rho exceeds 1."""
+    """A row of the table: the ratio at the instance, nan where L or rho exceeds 1, or a number is missing."""
     x = {name: values.to_numpy() for name, values in part.items()}
+    known = all(np.isfinite(values).all() for values in x.values() if values.dtype.kind == "f")
     x = {name: values if name in VECTORS else values[0] for name, values in x.items()}
     bound = next(b for b in bounds if b.name == x["name"])
-    valid = bool(np.isfinite(x["measured"])) and max(x.get("L", 1.0), x.get("rho", 1.0)) <= 1 + ROUNDING
+    valid = known and max(x.get("L", 1.0), x.get("rho", 1.0)) <= 1 + ROUNDING
     ratio, closed = (float(bound.ratio(x, x[v])) if valid else np.nan for v in ("measured", "formula"))
     return {
         "ratio": ratio,
