@@ -24,6 +24,7 @@ import test_sweep
 from experiments import cells as shared_cells
 from experiments import executors, jobs, program, results, sweep
 from experiments.run import Run
+from jaxmaml import identity
 
 pytestmark = pytest.mark.xdist_group("executors")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -429,6 +430,8 @@ def test_quantities_travel_by_their_name():
 
 def test_script_of_the_users_is_refused(threads, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
+    identity.forget()
     with pytest.raises(ValueError, match="defined in the script that runs; allowed with an executor: "):
         run(test_sweep.cells(2, estimators=("maml",)), tmp_path, threads)
 
