@@ -114,7 +114,7 @@ class Settings:
     files: Mapping[str, str]
     """modules that `path` does not lead to, and their files."""
     code: Mapping[str, str]
-    """digest of the code, by module."""
+    """the sums of the definitions that a cell depends on, as of `identity.code`."""
     environment: dict[str, str]
 
     def apply(self) -> None:

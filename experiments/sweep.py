@@ -106,7 +106,6 @@ def prepare(
     """
     if chunk_cells is not None:
         check_step_count("chunk_cells", chunk_cells)
-    check_folder("directory", directory)
     cells = [cell for _, cell in labelled]
     for cell in cells:
         cell.check()
@@ -134,6 +133,8 @@ def prepare(
             rate = sum(m["run_s"] for m in manifests) / steps if steps else NOMINAL_RATE
             missing.append(job)
             seconds += rate * job.cost + 2.0
+    if missing:
+        check_folder("directory", directory)
     programs = [job.program() for job in missing] if workers is None else []
     for program in programs:
         program.compile()

@@ -35,6 +35,8 @@ from jaxmaml import storage
 
 Node = tuple[str, str]
 """(module, name of a definition); the name is ALL for the whole module, IMPORTED for what it executes."""
+PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
+"""those that compute numbers."""
 PLAIN = (bool, int, float, complex, str, bytes, np.ndarray, np.generic, jax.Array, type(None))
 ALL = "*"
 IMPORTED = ""
@@ -67,7 +69,7 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 def environment() -> dict[str, str]:
     """What else numbers depend on: versions of the packages that compute them, the platform, precision."""
     found = storage.environment()
-    versions = {name: found["versions"][name] for name in ("jax", "jaxlib", "numpy", "optax", "flax")}
+    versions = {name: found["versions"][name] for name in PACKAGES}
     return versions | {"platform": found["platform"], "precision": "float64" if found["x64"] else "float32"}
 
 

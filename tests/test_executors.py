@@ -466,9 +466,9 @@ def test_this_process_is_the_default():
     [
         ({"cluster": "slrum"}, "slurm.cluster = 'slrum'; allowed: slurm, local"),
         ({"partition": ""}, "slurm.partition = ''; allowed: the name"),
-        ({"gpus_per_node": -1}, "slurm.gpus_per_node = -1; allowed: >= 0"),
-        ({"cpus_per_task": 0}, "slurm.cpus_per_task = 0; allowed: >= 1"),
-        ({"timeout_min": 2**31}, "slurm.timeout_min = 2147483648; allowed: >= 1 and <= 2147483647"),
+        ({"gpus_per_node": -1}, "slurm.gpus_per_node = -1; allowed: an integer >= 0"),
+        ({"cpus_per_task": 0}, "slurm.cpus_per_task = 0; allowed: an integer >= 1"),
+        ({"timeout_min": 2**31}, "slurm.timeout_min = 2147483648; allowed: an integer >= 1 and <= 2147483647"),
         ({"folder": pathlib.Path(__file__)}, "slurm.folder = .* is a file; allowed: a folder"),
     ],
 )
@@ -482,5 +482,5 @@ def test_what_slurm_is_asked_for(changed, said):
 
 
 def test_too_many_workers():
-    with pytest.raises(ValueError, match="workers = 2147483648; allowed: >= 1 and <= 2147483647"):
+    with pytest.raises(ValueError, match="workers = 2147483648; allowed: an integer >= 1 and <= 2147483647"):
         executors.check(executors.Options("loky", workers=2**31))

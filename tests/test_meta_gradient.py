@@ -478,7 +478,6 @@ def test_devices_that_do_not_divide_the_tasks(name, chunk, weights, kind):
         some = jax.tree.map(lambda x: x.at[2].set(jnp.nan), some)
 
     def call(mesh, weights, task_chunk):
-        more = {"delta": 0.1} if name == "hf_maml" else {}
         found = jaxmaml.meta_value_and_gradient(
             jaxmaml.estimators.get(name),
             loss,
@@ -488,7 +487,7 @@ def test_devices_that_do_not_divide_the_tasks(name, chunk, weights, kind):
             weights=weights,
             mesh=mesh,
             task_chunk=task_chunk,
-            **more,
+            **MORE.get(name, {}),
         )
         assert found.task_values.shape == (3,)
         return found

@@ -18,8 +18,6 @@ from jaxmaml.paths import check_folder
 EXTRA = "jaxmaml[cluster]"
 CLUSTERS = ("slurm", "local")
 """what may run the jobs of Slurm."""
-MOST = 2**31 - 1
-"""of workers, cores, minutes."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +106,10 @@ def _check_slurm(asked: Slurm) -> None:
 
 
 def _check_count(name: str, count: int | None, least: int) -> None:
-    """As `jaxmaml.checks.check_step_count`, without JAX."""
-    if count is not None and not least <= count <= MOST:
-        raise ValueError(f"{name} = {count}; allowed: >= {least} and <= {MOST}")
+    if count is not None:
+        from jaxmaml.checks import check_step_count  # and JAX
+
+        check_step_count(name, count, least)
 
 
 @contextlib.contextmanager

@@ -160,7 +160,7 @@ def inner_loop(preset: Preset, steps: int) -> InnerLoop:
 def devices(preset: Preset) -> jax.sharding.Mesh | None:
     """Those that share the tasks of a step, as `method.devices` says; None: JAX's default device alone.
 
-    By default the most that divide the tasks: on two cores, two are slower than one where they do not.
+    By default the most that divide the tasks, so that none computes a task again.
     Several processes train on all that they have.
     """
     there, tasks = jax.devices(), preset.outer.tasks

@@ -25,15 +25,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 
-from jaxmaml import storage
+from jaxmaml import identity, storage
 from jaxmaml.training.presets import ROOT, Preset, digest_of
 from jaxmaml.training.problem import State
 
 KEPT = 2
 """checkpoints, and the best one."""
 CURVE = ("step", "inner_steps", "seconds", "gradients", "loss", "value", "low", "high", "n")
-VERSIONS = ("jax", "jaxlib", "optax", "flax", "numpy")
-"""packages that the numbers depend on."""
 SHOWN = 3
 """differences that a message names."""
 
@@ -311,11 +309,11 @@ def _check_configuration(where: pathlib.Path, preset: Preset, seal: Seal) -> Non
 
 
 def _identity(code: Mapping[str, str], environment: Mapping[str, Any]) -> dict[str, str]:
-    return {**code, **{name: environment["versions"].get(name) for name in VERSIONS}}
+    return {**code, **{name: environment["versions"].get(name) for name in identity.PACKAGES}}
 
 
 def _difference(name: str, old: str | None, new: str | None) -> str:
-    if name in VERSIONS:
+    if name in identity.PACKAGES:
         return f"{name} {old}, now {new}"
     return f"{name} {'is new' if old is None else 'is gone' if new is None else 'changed'}"
 
