@@ -468,7 +468,10 @@ def test_this_process_is_the_default():
         ({"partition": ""}, "slurm.partition = ''; allowed: the name"),
         ({"gpus_per_node": -1}, "slurm.gpus_per_node = -1; allowed: an integer >= 0"),
         ({"cpus_per_task": 0}, "slurm.cpus_per_task = 0; allowed: an integer >= 1"),
-        ({"timeout_min": 2**31}, "slurm.timeout_min = 2147483648; allowed: an integer >= 1 and <= 2147483647"),
+        (
+            {"timeout_min": 2**31},
+            "slurm.timeout_min = 2147483648; allowed: an integer >= 1 and <= 2147483647",
+        ),
         ({"folder": pathlib.Path(__file__)}, "slurm.folder = .* is a file; allowed: a folder"),
     ],
 )

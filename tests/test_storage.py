@@ -156,6 +156,22 @@ class TestNamedBySum:
         assert not paths[1].exists()
         assert dict(storage.sound(tmp_path, ".part.bin")) == found
 
+    def test_writers_of_one_process_id_keep_apart(self, tmp_path, monkeypatch):
+        """One writes the same file while the other one is half-way; containers may have equal process ids."""
+        fsync, half_way = os.fsync, [True]
+
+        def during(file):
+            if half_way:
+                half_way.pop()
+                storage.add(tmp_path, b"common", ".bin")
+            fsync(file)
+
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        monkeypatch.setattr(os, "fsync", during)
+        path = storage.add(tmp_path, b"common", ".bin")
+        assert dict(storage.sound(tmp_path, ".bin")) == {path: b"common"}
+        assert not list(tmp_path.glob(".*.part"))
+
 
 class TestExclusive:
     PROGRAM = """
