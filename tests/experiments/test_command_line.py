@@ -158,7 +158,7 @@ def test_unknown_experiment():
             ("--executor", "dusk"),
             "unknown executor 'dusk'; known: dask, local, loky, slurm. Did you mean 'dask'?",
         ),
-        (("--executor", "loky", "--workers", "0"), "workers = 0; allowed: >= 1"),
+        (("--executor", "loky", "--workers", "0"), "workers = 0; allowed: an integer >= 1"),
         (("--executor", "dask"), "executor = 'dask' needs its scheduler: --scheduler tcp://host:8786, or "),
         (
             ("--workers", "2"),
