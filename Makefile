@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce run-sweep plots report list test test-all check format mutations attack bench clean
+.PHONY: help reproduce run-sweep plots report list test test-all check format record mutations attack bench clean
 
 help:  ## list the targets
 	@echo "make TARGET [SCALE=smoke|default|full] [EXPERIMENT=name|all] [PYTHON=python3.13]"
@@ -50,6 +50,9 @@ check: $(READY)  ## format, lint, types
 format: $(READY)  ## format the code and mend what lint can
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
+
+record: $(READY)  ## run the tests of tests/recorded.json whose code has changed; enter what passes
+	@$(RUN) -m pytest -m "recorded and not exhaustive" --record
 
 mutations: $(READY)  ## break code and methods on purpose; renew the lists of ledger rows that turn
 	@$(RUN) -m experiments.power

@@ -1,5 +1,6 @@
 """One run of a method: a scan over recorded segments, each a loop of outer steps, as one pure function."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,11 +142,7 @@ class Run:
             raise ValueError(f"record = {self.record!r}; allowed: increasing steps that begin with 0")
 
     def _check_arguments(self) -> None:
-        known = {
-            name: parameter.default
-            for name, parameter in inspect.signature(estimators.get(self.estimator)).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in PRACTICE
-        }
+        known = _keywords(self.estimator)
         needed = {name for name, default in known.items() if default is inspect.Parameter.empty}
         if not needed <= set(self.arguments) <= set(known):
             raise ValueError(
@@ -236,6 +233,16 @@ class Run:
             "step_size": state.step_size,
             "step_sum": state.step_sum,
         }
+
+
+@functools.cache
+def _keywords(estimator: str) -> dict[str, Any]:
+    """The further arguments of an estimator, with their defaults."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(estimators.get(estimator)).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in PRACTICE
+    }
 
 
 @jax.tree_util.register_dataclass

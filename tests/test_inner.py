@@ -16,7 +16,7 @@ import jaxmaml
 from jaxmaml import Episode, InnerLoop, adapt, adapt_has_finite_derivative, meta_gradient
 
 # What one test compiles outside jit, the others need too.
-pytestmark = pytest.mark.xdist_group("inner")
+pytestmark = [pytest.mark.recorded, pytest.mark.xdist_group("inner")]
 
 RATES = {"body": {"kernel": 0.07, "bias": 0.2}, "head": 0.13}
 DELTA = 0.02

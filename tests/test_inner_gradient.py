@@ -24,6 +24,8 @@ from jaxmaml import (
     meta_gradient,
 )
 
+pytestmark = pytest.mark.recorded
+
 PULL, RATE, DELTA = 0.7, 0.11, 0.03
 
 

@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import math
-import pathlib
 import re
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +28,8 @@ from jaxmaml.measure import (
     survey,
 )
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
+pytestmark = pytest.mark.recorded
+
 KEY = jax.random.key(11)
 assert one_thread  # a fixture of every test here
 
@@ -671,22 +670,6 @@ def test_family_batches_are_bounded():
     family = tasks.make("finite_data", n=2, pool=5, max_batch=3)
     with pytest.raises(ValueError, match="size = 4; allowed: at most 3"):
         from_family(family, jnp.zeros(family.dim)).sample(KEY, jnp.array([0]), 4)
-
-
-# The page
-
-
-def test_documented_example():
-    code = re.search(r"```python\n(.*?)```", (DOCS / "constants.md").read_text(), re.DOTALL).group(1)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 20
-    names = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        exec(code, names)
-    measured = names["measured"]
-    assert measured.points == 8
-    assert all(getattr(measured, name).value > 0 for name in UNITS)
-    assert names["L"] == measured.L.value
 
 
 def test_the_former_name():

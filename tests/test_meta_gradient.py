@@ -14,6 +14,8 @@ from flax import nnx
 import jaxmaml
 from jaxmaml import Episode, meta_gradient
 
+pytestmark = pytest.mark.recorded
+
 
 def loss(w, batch):
     return jnp.mean((batch @ w) ** 4)

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import warnings
 
 import chex
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from compilations import compilations
 
 import jaxmaml
+from jaxmaml.measure import UNITS
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -46,6 +48,20 @@ def test_example_runs_and_learns():
 
     start = {"a": jnp.ones((3, 32)) * jnp.linspace(-1, 1, 32), "b": jnp.zeros(32)}
     assert adapted_loss(names["params"]) < 0.7 * adapted_loss(start)
+
+
+def test_example_of_the_measured_constants():
+    page = (ROOT / "docs" / "constants.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(code, names)
+    measured = names["measured"]
+    assert measured.points == 8
+    assert all(getattr(measured, name).value > 0 for name in UNITS)
+    assert names["L"] == measured.L.value
 
 
 def test_links_lead_somewhere():

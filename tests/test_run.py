@@ -15,6 +15,8 @@ from jaxmaml.estimators.hf_maml import ArcDelta
 from jaxmaml.tasks import cosine, finite_data, quadratic, shared_quadratic
 from jaxmaml.types import BatchSizes
 
+pytestmark = pytest.mark.recorded
+
 ALPHA, C = 0.05, 1 / 12
 FAMILY = cosine.make(n=6, d=3, mu=0.7, a=1.2, omega=1.5, tau=2.0, beta0=0.8, nu=1.3, seed=4)
 CONSTANTS = FAMILY.constants()

@@ -1,6 +1,8 @@
 """Handwritten digits: scikit-learn's 1797 images of 8 x 8 pixels, which need no file."""
 
+import importlib.util
 import os
+import pathlib
 
 import numpy as np
 
@@ -15,15 +17,18 @@ LEVELS = 16
 def load() -> tuple[np.ndarray, np.ndarray]:
     """All images (1797, 8, 8), uint8 from 0 to 16, and their digits (1797,).
 
+    What `sklearn.datasets.load_digits` gives, from the file that it reads: importing scikit-learn would take
+    as long as importing JAX.
+
     Raises:
       ImportError: without scikit-learn (pip install 'jaxmaml[training]').
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("the digits need scikit-learn: pip install 'jaxmaml[training]'") from error
-    data = load_digits()
-    return data.images.astype(np.uint8), data.target
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ImportError("the digits need scikit-learn: pip install 'jaxmaml[training]'")
+    path = pathlib.Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, SIDE, SIDE), table[:, -1].astype(int)
 
 
 def classes(path: str | os.PathLike[str] | None = None) -> tuple[np.ndarray, np.ndarray]:

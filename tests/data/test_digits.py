@@ -33,6 +33,6 @@ def test_all_of_them():
 
 
 def test_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match="the digits need scikit-learn: pip install"):
         digits.classes()

@@ -13,6 +13,8 @@ from jaxmaml import hvp
 from jaxmaml.models import cross_entropy
 from jaxmaml.models.conv4 import pool2x2
 
+pytestmark = pytest.mark.recorded
+
 
 def with_a_dead_channel(params):
     return params | {

@@ -14,6 +14,8 @@ import jaxmaml
 from jaxmaml import InnerLoop, meta_gradient
 from jaxmaml.models import cross_entropy, squared_error
 
+pytestmark = pytest.mark.recorded
+
 ALPHA = 0.05
 
 

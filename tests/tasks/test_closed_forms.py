@@ -267,7 +267,7 @@ class TestDigits:
     def test_without_scikit_learn(self, monkeypatch):
         import sys
 
-        monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+        monkeypatch.setitem(sys.modules, "sklearn", None)
         with pytest.raises(ImportError, match="the digits need scikit-learn: pip install"):
             digits.make()
 
