@@ -36,6 +36,7 @@ LAYERS = {
         {"checks", "identity", "plotting"},
         {"tree"},
         {"hvp", "data", "models"},
+        {"fewshot"},
         {"_inner_gradient"},
         {"inner"},
         {"estimators", "tasks", "theory"},

@@ -11,10 +11,10 @@ import pathlib
 import re
 import zipfile
 import zlib
-from typing import Any
 
 import numpy as np
 
+from jaxmaml.data import _pictures
 from jaxmaml.data._arrays import area_means
 
 VARIABLE = "JAXMAML_OMNIGLOT"
@@ -128,7 +128,7 @@ def _characters(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, list[
 
 def _ink(path: pathlib.Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """Where a drawing has ink, bool, shape (105, 105): its pixels are 0 there, and 1 on the paper."""
-    pillow = _pillow()
+    pillow = _pictures.pillow("Omniglot")
     size = archive.getinfo(name).file_size  # what is read of it, whatever it holds
     if size > MOST_OF_A_DRAWING:
         raise ValueError(f"{path}: {name} has {size} bytes; allowed: at most {MOST_OF_A_DRAWING}")
@@ -148,14 +148,6 @@ def _ink(path: pathlib.Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 def _reduced(ink: np.ndarray) -> np.ndarray:
     return np.rint(area_means(255 * ink, SIDE)).astype(np.uint8)
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("Omniglot needs Pillow: pip install 'jaxmaml[training]'") from error
-    return Image
 
 
 def _find(path: str | os.PathLike[str] | None, name: str, needed: tuple[str, ...]) -> pathlib.Path:

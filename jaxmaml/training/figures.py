@@ -63,7 +63,8 @@ def title_of(preset: Preset) -> str:
     data, method = preset.data, plotting.label(preset.method.estimator)
     if data.name == "sinusoid":
         return f"Sinusoid, {data.support}-shot, {method}"
-    name = {"fashion_mnist": "Fashion-MNIST"}.get(data.name, data.name.capitalize())
+    names = {"fashion_mnist": "Fashion-MNIST", "cifar_fs": "CIFAR-FS", "mini_imagenet": "miniImageNet"}
+    name = names.get(data.name, data.name.capitalize())
     transductive = preset.model.kind == "conv4" and preset.model.norm == "task"
     note = " (transductive)" if transductive else ""
     return f"{name}, {data.ways}-way {data.support}-shot, {method}{note}"
@@ -128,7 +129,10 @@ def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Arr
 
 
 def _image(axis: Axes, image: np.ndarray, text: str, color: str, bold: bool = False) -> None:
-    axis.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
+    if image.shape[2] == 3:
+        axis.imshow(image)
+    else:
+        axis.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[])
     axis.grid(visible=False)
     axis.set_title(text, fontsize=7, color=color, fontweight="bold" if bold else "normal")

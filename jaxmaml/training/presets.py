@@ -20,7 +20,7 @@ class Data:
     """The tasks: regression on sines, or classification of images (N-way K-shot)."""
 
     name: str
-    """sinusoid, digits, fashion_mnist or omniglot."""
+    """sinusoid, digits, fashion_mnist, omniglot, cifar_fs or mini_imagenet."""
     path: str | None = None
     """folder with the files of the data set, for those that are not in a package."""
     full: bool = False

@@ -27,7 +27,7 @@ from jaxmaml import (
 )
 from jaxmaml._meta_gradient import share
 from jaxmaml.checks import check_positive, check_seed, check_step_count
-from jaxmaml.data import Distribution, classes, image_sets, image_side
+from jaxmaml.data import Distribution, classes, image_sets, image_shape
 from jaxmaml.data.images import Images
 from jaxmaml.data.sinusoid import Sinusoid
 from jaxmaml.estimators.fo_maml import fo_maml
@@ -117,8 +117,7 @@ def shapes(data: Data) -> tuple[tuple[int, ...], int]:
     """(the shape of one input, the number of outputs)."""
     if data.name == "sinusoid":
         return (1,), 1
-    side = image_side(data.name)
-    return (side, side, 1), data.ways
+    return image_shape(data.name), data.ways
 
 
 class State(NamedTuple):
