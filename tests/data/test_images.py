@@ -76,6 +76,19 @@ class TestEpisodes:
             assert x.min() >= 0
             assert x.max() <= 1
 
+    def test_images_in_colour(self):
+        """The same draws with three channels."""
+        pixels = np.stack([numbered(), 7 * numbered() % 251, numbered() // 2], axis=-1)
+        (x, y), grey = (
+            draw(dataclasses.replace(SMALL, pixels=pixels), jax.random.key(1), 20).outer,
+            (draw(SMALL, jax.random.key(1), 20).outer),
+        )
+        assert x.shape == (20, 12, 2, 3, 3)
+        np.testing.assert_array_equal(y, grey[1])
+        bytes_ = np.rint(np.asarray(grey[0])[..., 0] * 255).astype(np.uint8)
+        expected = np.stack([bytes_, 7 * bytes_ % 251, bytes_ // 2], axis=-1)
+        np.testing.assert_allclose(x, expected / 255, rtol=1e-15)
+
     def test_labels_match_the_classes(self):
         """In a task each label is one class, the same in its three batches, and each class has one label."""
         classes, _, labels = drawn(draw(SMALL, jax.random.key(2), FEW))
@@ -270,15 +283,17 @@ class TestBadInput:
             ({"ways": 8}, "ways = 8; allowed: at most 7, the number of classes"),
             (
                 {"query": 7},
-                "support + hessian + query = 2 + 1 + 7 = 10; allowed: at most 9, the images of a class",
+                "support + hessian + query = 2 + 1 + 7 = 10; allowed: at most 9, the samples of the smallest "
+                "class",
             ),
             (
                 {"pixels": numbered()[0]},
-                "pixels has shape (9, 2, 3); allowed: (classes, images, height, width), each >= 1",
+                "pixels has shape (9, 2, 3); allowed: (classes, images, height, width) or (classes, images, "
+                "height, width, channels), each >= 1",
             ),
             (
-                {"pixels": numbered()[..., None]},
-                "pixels has shape (7, 9, 2, 3, 1); allowed: (classes, images,",
+                {"pixels": numbered()[..., None, None]},
+                "pixels has shape (7, 9, 2, 3, 1, 1); allowed: (classes, images,",
             ),
             ({"pixels": numbered()[:, :0]}, "pixels has shape (7, 0, 2, 3); allowed: (classes, images,"),
         ],
