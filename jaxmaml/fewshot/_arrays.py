@@ -66,7 +66,7 @@ def check_known(kind: str, names: Sequence[Any], known: Sequence[Any]) -> None:
     among = set(known)
     for name in names:
         if name not in among:
-            near = nearest(str(name), map(str, known))
+            near = nearest(name, map(str, known)) if isinstance(name, str) else ""
             raise ValueError(f"unknown {kind} {name!r}; known: {listed(known)}.{near}")
     if len(set(names)) != len(names):
         twice = next(name for name in names if list(names).count(name) > 1)

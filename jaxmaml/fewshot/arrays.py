@@ -65,6 +65,8 @@ def from_arrays(
     weight, order = None, np.argsort(y, kind="stable")
     if sample_weights is not None:
         weight = _arrays.sample_weights("sample_weights", sample_weights, len(y))
+        if not weight.any():
+            raise ValueError("sample_weights are all 0; allowed: at least one > 0")
         order = order[weight[order] > 0]
     ends = [np.searchsorted(y[order], names, side) for side in ("left", "right")]
     pools = [order[begin:end] for begin, end in zip(*ends, strict=True)]
