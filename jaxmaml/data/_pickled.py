@@ -101,7 +101,7 @@ def read(path: pathlib.Path) -> Any:
         raise ValueError(f"{path} has {size} bytes; allowed: 1 to {MOST}")
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _plain(_Reader(data, encoding="bytes").load())
+            return _plain(_Reader(data, encoding="bytes").load(), {})
     except _Refused as refused:
         raise ValueError(
             f"{path} {refused}; allowed: arrays of bytes in dicts and lists, which are read without calling "
@@ -126,17 +126,22 @@ def read(path: pathlib.Path) -> Any:
         ) from error
 
 
-def _plain(found: Any) -> Any:
-    match found:
-        case _Array():
-            return _array(found)
-        case dict():
-            return {_text(key): _plain(value) for key, value in found.items()}
-        case list() | tuple():
-            return [_plain(value) for value in found]
-        case int() | float() | str() | bytes() | None:
-            return found
-    raise ValueError(f"it holds a {type(found).__name__}")
+def _plain(found: Any, done: dict[int, Any]) -> Any:
+    """Each value once, however often it is there: a short pickle may hold lists of lists without end."""
+    if id(found) not in done:
+        match found:
+            case _Array():
+                plain: Any = _array(found)
+            case dict():
+                plain = {_text(key): _plain(value, done) for key, value in found.items()}
+            case list() | tuple():
+                plain = [_plain(value, done) for value in found]
+            case int() | float() | str() | bytes() | None:
+                return found
+            case _:
+                raise ValueError(f"it holds a {type(found).__name__}")
+        done[id(found)] = plain
+    return done[id(found)]
 
 
 def _text(key: Any) -> Any:
