@@ -65,6 +65,11 @@ def test_absent(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=f"CIFAR-FS: {tmp_path}/none is no folder; set JAXMAML"):
         cifar_fs.classes(tmp_path / "none")
     with pytest.raises(
+        FileNotFoundError, match=f"CIFAR-FS: {tmp_path}/data is missing; set JAXMAML_CIFAR_FS to"
+    ):
+        cifar_fs.classes(tmp_path)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(
         FileNotFoundError, match=f"CIFAR-FS: {tmp_path}/splits/bertinetto/train.txt is missing"
     ):
         cifar_fs.classes(tmp_path)

@@ -25,17 +25,21 @@ def test_every_image_set(name, monkeypatch):
     assert training.shape[1:] == test.shape[1:]
     for pixels in (training, test):
         assert pixels.dtype == np.uint8
-        assert pixels.ndim == 4
+        shape = data.image_shape(name)
+        assert pixels.shape[2:] in (shape, shape[:2])
         assert pixels.max() == 255
         distribution = Images(pixels, ways=3, support=1, hessian=2, query=3)
         episodes = jax.jit(Images.episodes, static_argnums=2)(distribution, jax.random.key(0), 2)
-        assert episodes.outer[0].shape == (2, 9, *pixels.shape[2:], 1)
+        assert episodes.outer[0].shape == (2, 9, *shape)
     several = {image.tobytes() for image in training[:, 0]}
     assert not several & {image.tobytes() for image in test[:, 0]}
 
 
 def test_known_sets():
-    assert {"digits", "fashion_mnist", "omniglot"} <= set(data.image_sets())
+    known = {"cifar_fs", "digits", "fashion_mnist", "mini_imagenet", "omniglot"}
+    assert known <= set(data.image_sets())
+    assert data.image_shape("cifar_fs") == (32, 32, 3)
+    assert data.image_shape("omniglot") == (28, 28, 1)
 
 
 def test_path_and_options_go_to_the_set(tmp_path):
