@@ -214,17 +214,19 @@ class TestTasks:
             assert equally_likely(drawn[:, a] * (n - 1) + second_of(drawn[:, a], drawn[:, b]), n * (n - 1))
 
     def test_keys_of_tasks_and_batches_are_not_shared(self):
-        """It would go unnoticed where batches differ in size, or the numbers of choices (4 tasks; 12, 10 and 8
-        samples left) have no common divisor."""
+        """It would go unnoticed where batches differ in size, or the numbers of choices have no common divisor:
+        4 tasks, and 12, 10 and 8 samples left."""
         alike = {i: (100.0 * i + np.arange(12), np.zeros(12)) for i in range(4)}
         tasks = fewshot.from_tasks(alike, support=2, query=2, hessian=2)
-        episodes, who = jax.tree.map(np.asarray, tasks_of_clients(tasks, jax.random.key(9)))
+        episodes, _ = jax.tree.map(np.asarray, tasks_of_clients(tasks, jax.random.key(9)))
         drawn = [x.astype(int) % 100 for x, _ in episodes]
         for a, b in itertools.combinations(drawn, 2):
             for place in range(2):
                 assert equally_likely(a[:, place] * 11 + second_of(a[:, place], b[:, place]), 132)
-        for batch in drawn:
-            assert equally_likely(who * 12 + batch[:, 0], 48)
+        single = dataclasses.replace(tasks, support=1, query=1, hessian=1)
+        episodes, who = jax.tree.map(np.asarray, tasks_of_clients(single, jax.random.key(9)))
+        for x, _ in episodes:
+            assert equally_likely(who * 12 + x[:, 0].astype(int) % 100, 48)
 
     @pytest.mark.parametrize("weights", [{"two": 0.5, "one": 0.2, "three": 1.3}, [0.2, 0.5, 1.3]])
     def test_weights(self, weights):
