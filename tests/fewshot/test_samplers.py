@@ -186,6 +186,18 @@ def test_labels_of_any_kind(y, labels):
         np.testing.assert_array_equal(found.x, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.int32, np.int8, bool])
+def test_samples_of_any_type_and_shape(dtype):
+    """They stay what they are; only uint8 means something else."""
+    x = np.arange(36).reshape(6, 2, 1, 3).astype(dtype)
+    found = fewshot.from_arrays(x, [0, 1] * 3, ways=2, support=1, query=1)
+    assert found.x.dtype == dtype
+    np.testing.assert_array_equal(found.x, x[[0, 2, 4, 1, 3, 5]])
+    episodes = jax.eval_shape(lambda tasks: tasks.episodes(jax.random.key(0), 5), found)
+    assert episodes.outer[0].dtype == dtype
+    assert episodes.outer[0].shape == (5, 2, 2, 1, 3)
+
+
 class TestTasks:
     def test_batches(self, of_clients):
         episodes, _, _ = of_clients
@@ -214,8 +226,8 @@ class TestTasks:
             assert equally_likely(drawn[:, a] * (n - 1) + second_of(drawn[:, a], drawn[:, b]), n * (n - 1))
 
     def test_keys_of_tasks_and_batches_are_not_shared(self):
-        """It would go unnoticed where batches differ in size, or the numbers of choices have no common divisor:
-        4 tasks, and 12, 10 and 8 samples left."""
+        """It would go unnoticed where batches differ in size, or the numbers (4 tasks; 12, 10
+        and 8 samples left) have no common divisor."""
         alike = {i: (100.0 * i + np.arange(12), np.zeros(12)) for i in range(4)}
         tasks = fewshot.from_tasks(alike, support=2, query=2, hessian=2)
         episodes, _ = jax.tree.map(np.asarray, tasks_of_clients(tasks, jax.random.key(9)))
