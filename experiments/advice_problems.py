@@ -114,10 +114,11 @@ def clients(tasks: int = 20) -> Problem:
 
 CASES = {
     "shared_hessians": Case(
-        lambda: waves(12, 20, (0.5, 2.0), noise=0.5),
-        "fo_maml does not stall, at half the price",
+        lambda: waves(12, 20, (0.5, 1.0), noise=2.0, start=4.0),
+        "fo_maml does not stall, and goes further for the price",
         0.2,
-        200,
+        12,
+        {"D_in": 2, "D_h": 2, "D_o": 2},
     ),
     "different_hessians": Case(
         lambda: waves(12, 20, (0.2, 2.0), differ=1.0, noise=0.2), "fo_maml stalls", 0.2, 400

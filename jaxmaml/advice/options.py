@@ -1,5 +1,6 @@
 """What `advise` can be asked: its options, which the command line shows and checks before JAX is imported."""
 
+import importlib.util
 import pathlib
 from dataclasses import dataclass
 from typing import Literal
@@ -75,6 +76,8 @@ def check(options: Options) -> None:
             check_file(name, getattr(options, name))
     if options.figure is not None and pathlib.Path(options.figure).suffix not in FORMATS:
         raise ValueError(f"figure = {options.figure!r}; allowed: a name that ends in {', '.join(FORMATS)}")
+    if options.figure is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("a figure needs matplotlib: pip install matplotlib")
     if options.path is not None:
         check_path("path", options.path)
     if ":" in options.target and options.path is not None:

@@ -157,23 +157,27 @@ def run(
 def tuned(
     lab: Lab, params: PyTree, steps: int, step: float, key: jax.Array, episodes: Episode
 ) -> tuple[Run, float]:
-    """The best run of S with falling outer steps, and its beta: from `step` on in factors of 4, up while it
-    ends lower, else down until a run ends below the start, and on while it ends lower still."""
+    """A run of S with falling outer steps, and its beta: `step`, or in factors of 4 up while that ends clearly lower;
+    else down until a run ends below the start, and on while that ends clearly lower."""
 
     @functools.cache
     def ends(j: int) -> Run:
         return run(lab, SAME, params, steps, falling(step * FACTOR**j, steps), key, episodes)
 
-    def loss(j: int) -> float:
-        return ends(j).loss if np.isfinite(ends(j).loss) else np.inf
+    start = adapted_losses(lab, params, [lab.alpha], episodes)[0]
 
-    start = float(adapted_losses(lab, params, [lab.alpha], episodes).mean())
+    def below(j: int, than: int) -> bool:
+        gain = max(float(start.mean()) - ends(j).loss, 0.0)
+        return lower(ends(j).losses, ends(than).losses, gain)
+
+    def useless(j: int) -> bool:
+        return not ends(j).loss < start.mean()
+
     j = 0
-    while j < UP and loss(j) < start and loss(j + 1) < loss(j):
+    while j < UP and not useless(j) and below(j + 1, j):
         j += 1
-    if j == 0:
-        while j > -DOWN and (not loss(j) < start or loss(j - 1) < loss(j)):
-            j -= 1
+    while j <= 0 and j > -DOWN and (useless(j) or below(j - 1, j)):
+        j -= 1
     return ends(j), step * FACTOR**j
 
 
