@@ -1,7 +1,7 @@
 """The advice of `jaxmaml advise` against what training reaches, for equal numbers of gradients of samples.
 
 Every method trains every problem from the same seeds with falling outer steps (`jaxmaml.advice.pilot`), for some
-alphas: the advised one, others 2 and 4 times from it, and that in force; each at the best of MULTIPLES of
+alphas: the advised one, half and twice it, and that in force; each at the best of MULTIPLES of
 1/L_F. All have the gradients that `outer_steps` of maml with B in force take, and the advised B.
 
 What is compared is the loss after adaptation to D_in samples at the end: the mean over all tasks and some draws,
@@ -22,9 +22,9 @@ import pandas as pd
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
-from experiments import pipeline
+from experiments import claims, pipeline
 from experiments.advice_problems import CASES, HELD_BACK, Case
-from jaxmaml import InnerLoop, adapt, statistics, storage
+from jaxmaml import InnerLoop, adapt, statistics, storage, timing
 from jaxmaml.advice import differences, pilot, target
 from jaxmaml.advice.decide import Decision, decide
 from jaxmaml.advice.differences import Lab
@@ -34,10 +34,12 @@ from jaxmaml.advice.rules import FLOAT, number
 from jaxmaml.types import PyTree
 
 SEEDS = 5
-OTHERS = (0.25, 0.5, 2.0, 4.0)
+OTHERS = (0.5, 2.0)
 """times the advised alpha."""
 MULTIPLES = (1 / 16, 1 / 4, 1.0, 4.0)
 """of 1/L_F."""
+PAGE = claims.RESULTS.parent / "docs" / "advise.md"
+MARKS = "<!-- from python -m experiments advice -->\n\n", "\n<!-- end -->\n"
 DRAWS = 16
 """of D_in for each task, on which ends are measured."""
 
@@ -222,18 +224,57 @@ def _measured(
 
 
 def run(names: list[str] | None = None) -> pathlib.Path:
-    """All problems, or some; writes results/advice.csv and the table of docs/advise.md when all are run."""
+    """All problems, or some; writes the table, and of all of them into docs/advise.md too."""
     cases = CASES | HELD_BACK
     rows = []
+    where = pipeline.folder("default" if names is None else "smoke") / "advice.csv"
     for name in names or list(cases):
         started = time.process_time()
         row = against_training(name, cases[name])
         rows.append(row | {"held_back": name in HELD_BACK})
         print(f"{line(row)}; {time.process_time() - started:.0f} CPU s", flush=True)
-    table = pd.DataFrame(rows)
-    where = pipeline.folder("default" if names is None else "smoke") / "advice.csv"
-    storage.write_table(where, table)
+    storage.write_table(where, pd.DataFrame(rows))
+    if names is None:
+        first, last = MARKS
+        page = PAGE.read_text()
+        before, after = page[: page.index(first) + len(first)], page[page.index(last) :]
+        text = "".join(line + "\n" for line in table(storage.read_table(where)))
+        PAGE.write_text(before + text + after)
     return where
+
+
+def table(found: pd.DataFrame) -> list[str]:
+    """In Markdown: problem, advice, truth, gap."""
+    header = [
+        "problem",
+        "advice: method, $\\alpha$, $B$",
+        "its loss",
+        "best found",
+        "its loss",
+        "gap, % of the gain",
+    ]
+    header += ["with the advised outer step"]
+    rows = []
+    for row in found.to_dict("records"):
+        name = str(row["problem"]).replace("_", " ")
+        rows.append(
+            [
+                f"{name}{' (held back)' if row['held_back'] else ''}: {row['known']}",
+                f"`{row['method']}`, {number(row['alpha_before'])} to {number(row['alpha'])} ({row['limit']}), "
+                f"{row['tasks']}",
+                f"{row['start']:.4g} to {row['end']:.4g}",
+                f"`{row['best_method']}`, {number(row['best_alpha'])}",
+                f"{row['best_end']:.4g}",
+                f"{percent(row['gap'])} [{percent(row['gap_low'])}, {percent(row['gap_high'])}]"
+                f"{'' if row['right'] else ', **wrong**'}",
+                percent(row["gap_as_said"]),
+            ]
+        )
+    return timing.table(header, rows)[:-1]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f}".replace("-0.00", "0.00")
 
 
 def line(row: dict[str, Any]) -> str:

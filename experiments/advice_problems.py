@@ -134,7 +134,11 @@ CASES = {
         lambda: waves(6, 1, (0.2, 2.0), differ=1.0), "all six tasks in each step, exact", 0.2, 400
     ),
     "relu_network": Case(
-        lambda: sines((1, 16, 1), "relu"), "kinks: nothing follows from rho", 0.02, 150, {"tasks": 8, "D_o": 20}
+        lambda: sines((1, 16, 1), "relu"),
+        "kinks: nothing follows from rho",
+        0.02,
+        150,
+        {"tasks": 8, "D_o": 20},
     ),
     "clients": Case(clients, "at most 20 clients", 0.3, 200),
     "large_alpha": Case(

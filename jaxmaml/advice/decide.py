@@ -99,7 +99,9 @@ def decide(
             outer = pilot.preset_outer(optimizer, params)
             return here, pilot.run(here, SAME, params, P, outer, for_runs, episodes), None, L_F
         if not L_F > 0:
-            raise ValueError(f"L_F = {L_F}: the loss after adaptation has no curvature; allowed: a curved loss")
+            raise ValueError(
+                f"L_F = {L_F}: the loss after adaptation has no curvature; allowed: a curved loss"
+            )
         return here, *pilot.tuned(here, params, P, 1 / L_F, for_runs, episodes), L_F
 
     before = alpha
@@ -127,7 +129,9 @@ def decide(
     lab, run, step, L_F = at
     alpha = lab.alpha
     if not np.isfinite(run.losses).all():
-        raise ValueError(f"the pilots diverge at alpha = {alpha}; allowed: a smaller --alpha, or a scaled loss")
+        raise ValueError(
+            f"the pilots diverge at alpha = {alpha}; allowed: a smaller --alpha, or a scaled loss"
+        )
 
     costs = differences.costs(lab, params, for_costs)
     prices = {n: c.gradients if price == "gradients" else c.seconds for n, c in costs.items()}
@@ -160,7 +164,9 @@ def decide(
 
     where = f"w{P}"
     point = differences.look(lab, where, run.params, steps, for_points)
-    most = min(MORE_STEPS * steps, NUMBERS // (len(lab.methods) * sum(x.size for x in jax.tree.leaves(params))))
+    most = min(
+        MORE_STEPS * steps, NUMBERS // (len(lab.methods) * sum(x.size for x in jax.tree.leaves(params)))
+    )
     while rules.undecided(point, found, prices, about.outer_steps) and 4 * point.steps <= most:
         say(f"drawing {4 * point.steps} steps, to know a bias better")
         point = differences.look(lab, where, run.params, 4 * point.steps, for_points)

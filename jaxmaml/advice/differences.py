@@ -87,6 +87,8 @@ class Point:
     """E_i ||grad f_i(w)||."""
     adapted_norm: float
     """E_i ||v_i||, what delta is divided by."""
+    rounding: float
+    """eps^(2/3) E_i ||v_i||: what a difference loses; a smaller norm of a gradient says nothing."""
     spread: float
     """(E_i ||S_i - E S||^2)^(1/2), S_i the gradient of one task's adapted loss with all its samples."""
     sampled: Interval
@@ -220,7 +222,7 @@ def look(lab: Lab, where: str, params: PyTree, steps: int, key: jax.Array) -> Po
             pulled[one] = np.stack([factor(mean, e, lab.chunks[0]) - mean for e in drawn])
     whole = _losses(lab.loss, params, everyone, lab.alpha, lab.chunks[1], lab.inner)
     adapted_norm = float(np.mean(whole.adapted_norm))
-    rounding = float(np.sqrt(np.finfo(flat.dtype).eps)) * adapted_norm
+    rounding = float(np.finfo(flat.dtype).eps) ** (2 / 3) * adapted_norm
     exact_fo = exact[FIRST, ""]
     exact_stall = factor(exact_fo, everyone, lab.chunks[1]) - gradient
     noisy = [_losses(lab.loss, params, e, lab.alpha, lab.chunks[0], lab.inner) for e in drawn]
@@ -234,6 +236,7 @@ def look(lab: Lab, where: str, params: PyTree, steps: int, key: jax.Array) -> Po
         grad_norm=float(np.linalg.norm(gradient)),
         task_norm=float(np.mean(whole.norm)),
         adapted_norm=adapted_norm,
+        rounding=rounding,
         spread=float(_spread(lab.loss, params, lab.full, lab.alpha, lab.chunks[1], lab.inner)),
         sampled=norm_of_mean(sampled),
         stall=norm_of_mean(fo - maml + pulled[FIRST, ""]),

@@ -41,17 +41,25 @@ def save(advice: Advice, path: str) -> None:
             found = [getattr(rules.error(chosen[m], point, pilot, N, ratio[m]), part) for m in names]
             there = [i for i, x in enumerate(found) if x > 0]
             where = [found[i] for i in there]
-            parts.plot(there, where, marker, color="0.2", label=text, fillstyle="none" if part == "start" else "full")
+            parts.plot(
+                there, where, marker, color="0.2", label=text, fillstyle="none" if part == "start" else "full"
+            )
         parts.set_yscale("log")
         parts.set_xticks(
-            range(len(names)), [f"{plotting.label(m)}\nprice {ratio[m]:.2f}" for m in names], rotation=30, ha="right"
+            range(len(names)),
+            [f"{plotting.label(m)}\nprice {ratio[m]:.2f}" for m in names],
+            rotation=30,
+            ha="right",
         )
         parts.set_xlim(-0.5, len(names) - 0.5)
         parts.set_ylabel("part of the error as planned")
         parts.set_title("what it is made of; price over MAML's")
 
         scan = advice.scan
-        for values, text, line in ((scan.sampled, "adapted to D_in", "-"), (scan.whole, "adapted to all", ":")):
+        for values, text, line in (
+            (scan.sampled, "adapted to D_in", "-"),
+            (scan.whole, "adapted to all", ":"),
+        ):
             alphas.semilogx(scan.alphas, values, line, color="0.2", label=text)
         least = min(scan.sampled)
         here = scan.sampled[len(scan.alphas) // 2]

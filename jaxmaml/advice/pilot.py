@@ -158,7 +158,7 @@ def tuned(
     lab: Lab, params: PyTree, steps: int, step: float, key: jax.Array, episodes: Episode
 ) -> tuple[Run, float]:
     """A run of S with falling outer steps, and its beta: `step`, or in factors of 4 up while that ends clearly lower;
-    else down until a run ends below the start, and on while that ends clearly lower."""
+    else down while a run ends clearly above the start, and on while that ends clearly lower."""
 
     @functools.cache
     def ends(j: int) -> Run:
@@ -167,11 +167,10 @@ def tuned(
     start = adapted_losses(lab, params, [lab.alpha], episodes)[0]
 
     def below(j: int, than: int) -> bool:
-        gain = max(float(start.mean()) - ends(j).loss, 0.0)
-        return lower(ends(j).losses, ends(than).losses, gain)
+        return lower(ends(j).losses, ends(than).losses, max(float(start.mean()) - ends(j).loss, 0.0))
 
     def useless(j: int) -> bool:
-        return not ends(j).loss < start.mean()
+        return lower(start, ends(j).losses, 0.0)
 
     j = 0
     while j < UP and not useless(j) and below(j + 1, j):

@@ -10,7 +10,7 @@ a start's part that falls like 1/N, a bias that stays, and a noise that falls li
 
     e_m(N)^2 = lasting_m^2 + noise_m^2 / N_m + (||S(w_P)|| P / N_m)^2,    N_m = N price_maml / price_m,
 
-unit phi/u: `lasting` and `noise` of a step as measured where a pilot of P steps ended, w_P, and ||S(w_P)|| what it
+unit phi/u, and rounding: `lasting` and `noise` of a step as measured where a pilot of P steps ended, w_P, and ||S(w_P)|| what it
 left of the start. The price is the time of a step, or its gradients.
 
 1. The method: the least error, for the upper end of the interval of `lasting`. A method whose pilot, at equal price,
@@ -72,10 +72,11 @@ class Error:
     lasting: float
     noise: float
     start: float
+    rounding: float
 
     @property
     def total(self) -> float:
-        return math.hypot(self.lasting, self.noise, self.start)
+        return math.hypot(self.lasting, self.noise, self.start, self.rounding)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def error(
     if optimistic:
         lasting = min(lasting, difference.lasting.low)
     noise = difference.noise.mean * pilot.scales[difference.estimator] / math.sqrt(own)
-    return Error(lasting, noise, point.sampled.mean * min(pilot.steps, own) / own)
+    start = point.sampled.mean * pilot.steps / own
+    return Error(lasting, noise, start, point.rounding)
 
 
 def candidates(point: Point, pilot: Pilot) -> list[Difference]:
@@ -216,14 +218,12 @@ def recommend(
     reach = largest / (6 * fall) if fall > 0 else math.inf
     scale = pilot.scales[name]
     noise = chosen.noise.mean * scale
-    B, all_of_them, left = tasks_of_a_step(
-        noise, point.spread, tasks, every, there, own * tasks, reach
-    )
+    B, all_of_them, left = tasks_of_a_step(noise, point.spread, tasks, every, there, own * tasks, reach)
     outer_steps = max(1, round(own * tasks / B))
     step = None
     if pilot.step is not None:
         step = largest
-        if left > 0:
+        if left > point.rounding:
             step = min(step, math.sqrt(6 * fall * largest / (left**2 * outer_steps)))
         step *= scale
 
@@ -235,9 +235,7 @@ def recommend(
         _outer(step, outer_steps, pilot, largest * scale),
         _why(chosen, point, pilot, prices, steps, kink),
     )
-    return Recommendation(
-        name, chosen.delta, alpha, limit, B, all_of_them, outer_steps, step, doubt, verdict
-    )
+    return Recommendation(name, chosen.delta, alpha, limit, B, all_of_them, outer_steps, step, doubt, verdict)
 
 
 def _limit(scan: Scan, alpha: float) -> tuple[str, str]:
@@ -260,7 +258,7 @@ def _method(chosen: Difference, order: Sequence[tuple[float, Difference]], pilot
     said = f"Use {chosen.estimator}"
     if chosen.delta:
         said += " with float_optimal_delta"
-    rest = [f"{d.estimator} {number(e / order[0][0])}" for e, d in order[1:]] if order[0][0] > 0 else []
+    rest = [f"{d.estimator} {number(e / order[0][0])}" for e, d in order[1:]]
     rest += [f"{name} out ({why})" for name, why in pilot.out.items()]
     if doubt:
         rest.append(f"{doubt} undecided: draw more --steps")
@@ -280,6 +278,8 @@ def _batch(B: int, every: bool, there: int | None, tasks: int) -> str:
 def _outer(step: float | None, steps: int, pilot: Pilot, largest: float) -> str:
     if step is None:
         return f"Outer step: the preset's optimiser, {steps} steps."
+    if step == 0:
+        return "Outer step 0: the pilot gained nothing, and what is left is noise."
     why = "the noise of a step" if step < largest * (1 - 1e-9) else "curvature"
     return f"Outer step {number(step)}, falling linearly to zero over {steps} steps; {why} limits it."
 

@@ -210,7 +210,11 @@ def _costs(advice: Advice) -> Iterator[str]:
 def _choice(advice: Advice) -> Iterator[str]:
     """The errors that the methods are ranked by, where each is chosen, and the loss against alpha."""
     point, pilot, N = advice.points[-1], advice.pilot, advice.outer_steps
-    yield from ("", f"5. The choice (rules: jaxmaml/advice/rules.py): errors after {N} steps of maml's price", "")
+    yield from (
+        "",
+        f"5. The choice (rules: jaxmaml/advice/rules.py): errors after {N} steps of maml's price",
+        "",
+    )
     yield f"   {'':18}{'bias':>10}{'noise':>10}{'start':>10}{'error':>10}   pilot above that of maml_same_batch"
     for _, d in rules.ranked(point, pilot, advice.prices, N):
         e = rules.error(d, point, pilot, N, advice.prices[d.estimator] / advice.prices["maml"])
