@@ -4,12 +4,13 @@ Most are sums of a parabola and a wave whose samples carry their own numbers,
 
     l(w; h, c, a, phi) = sum_j h_j (w_j - c_j)^2 / 2 + a_j cos(2 w_j + phi_j):
 
-h that tasks share has no covariance with anything (FO-MAML does not stall), h that differs has one; samples that
-differ in c are noise of gradients, those that differ in h of Hessians.
+h that tasks share has no covariance with anything (FO-MAML does not stall), h that differs has one; samples
+that differ in c are noise of gradients, those that differ in h of Hessians.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ class Case:
     """in force."""
     outer_steps: int
     """planned."""
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, Any] = field(default_factory=dict)
     """what is not as by default, of tasks, D_in, D_h, D_o."""
     inner_steps: int = 1
 
@@ -56,8 +57,8 @@ def waves(
     start: float = 2.0,
     seed: int = 0,
 ) -> Problem:
-    """Tasks whose h lie in this range, the same for all but for the share `differ`; c ~ N(h, 1), so that the two
-    are correlated where h differs; noise is that of samples in c, noise_h relative in h."""
+    """Tasks whose h lie in this range, the same for all but for the share `differ`; c ~ N(h, 1), so that
+    the two are correlated where h differs; noise is that of samples in c, noise_h relative in h."""
     rng = np.random.default_rng(seed)
     low, high = h
     shared = np.linspace(low, high, d)

@@ -109,7 +109,8 @@ def decide(
     at = piloted(alpha)
 
     def taken(alpha: float) -> bool:
-        """Whether a pilot with this alpha ends clearly lower, by a share of what both gained; then it is taken."""
+        """Whether a pilot with this alpha ends clearly lower, by a share of what both gained; then it is
+        taken."""
         nonlocal at
         say(f"trying alpha = {alpha:.3g}")
         other = piloted(alpha)

@@ -311,8 +311,8 @@ def costs(lab: Lab, params: PyTree, key: jax.Array) -> dict[str, Cost]:
 def gradients_of(name: str, inner_steps: int) -> float:
     """Floating-point operations of an estimator over those of one gradient, as XLA counts them.
 
-    Of a tanh network with three batches of equal size, and each of K inner steps as one: XLA counts the body of
-    a loop once.
+    Of a tanh network with three batches of equal size, and each of K inner steps as one: XLA counts the
+    body of a loop once.
     """
     hidden, size = 32, 64
     params = {"a": jnp.ones((hidden, hidden)), "b": jnp.ones((hidden, hidden)), "c": jnp.ones((hidden, 1))}
@@ -327,7 +327,8 @@ def gradients_of(name: str, inner_steps: int) -> float:
         more["delta"] = ArcDelta(jnp.asarray(0.1))
 
     def flops(function: Any, *args: Any) -> float:
-        return float(jax.jit(function).lower(*args).compile().cost_analysis()["flops"])
+        found: Any = jax.jit(function).lower(*args).compile().cost_analysis()
+        return float(found["flops"])
 
     one = flops(jax.grad(loss), params, batch)
     episode = Episode(*(batch + k for k in range(3)))

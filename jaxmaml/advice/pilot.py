@@ -1,13 +1,13 @@
 """A pilot: some outer steps as the run would make them, which lead to where the estimators are compared.
 
-At w0 little can be said of the end of a run: FO-MAML's stall, the noise and the best alpha are those of w0. So
-w goes on by the gradient S of the loss after adaptation to D_in, as noisy as in training, with outer steps
+At w0 little can be said of the end of a run: FO-MAML's stall, the noise and the best alpha are those of w0.
+So w goes on by the gradient S of the loss after adaptation to D_in, as noisy as in training, with outer steps
 that fall linearly to zero,
 
     beta_k = beta (1 - k/P),    k = 0 ... P - 1,
 
-so that the end is not where the last noise led. beta is 1/L_F, L_F = ||hess F|| at w0 by the power method, and
-then 4 times more or less while that ends lower. A preset's own optimiser is taken as it is.
+so that the end is not where the last noise led. beta is 1/L_F, L_F = ||hess F|| at w0 by the power method,
+and then 4 times more or less while that ends lower. A preset's own optimiser is taken as it is.
 """
 
 import functools
@@ -47,7 +47,8 @@ class Run:
 
     params: PyTree
     losses: np.ndarray
-    """after adaptation to D_in at its end, one mean for each of the TRIALS, unit phi; not finite if it diverged."""
+    """after adaptation to D_in at its end, one mean for each of the TRIALS, unit phi; not finite if it
+    diverged."""
 
     @property
     def loss(self) -> float:
@@ -157,8 +158,9 @@ def run(
 def tuned(
     lab: Lab, params: PyTree, steps: int, step: float, key: jax.Array, episodes: Episode
 ) -> tuple[Run, float]:
-    """A run of S with falling outer steps, and its beta: `step`, or in factors of 4 up while that ends clearly lower;
-    else down while a run ends clearly above the start, and on while that ends clearly lower."""
+    """A run of S with falling outer steps, and its beta: `step`, or in factors of 4 up while that ends
+    clearly lower; else down while a run ends clearly above the start, and on while that ends clearly
+    lower."""
 
     @functools.cache
     def ends(j: int) -> Run:

@@ -1,7 +1,7 @@
 """From the numbers to advice, by these rules.
 
-What is judged is the loss after adaptation to D_in samples. A run of N outer steps w_k+1 = w_k - beta G_k with
-E G_k = S_k + b_k, S the gradient of that loss, and noise xi_k has, summed over k,
+What is judged is the loss after adaptation to D_in samples. A run of N outer steps w_k+1 = w_k - beta G_k
+with E G_k = S_k + b_k, S the gradient of that loss, and noise xi_k has, summed over k,
 
     mean_k S(w_k) = (w_0 - w_N) / (beta N)  -  mean_k b_k  -  mean_k xi_k:
 
@@ -10,22 +10,23 @@ a start's part that falls like 1/N, a bias that stays, and a noise that falls li
 
     e_m(N)^2 = lasting_m^2 + noise_m^2 / N_m + (||S(w_P)|| P / N_m)^2,    N_m = N price_maml / price_m,
 
-unit phi/u, and rounding: `lasting` and `noise` of a step as measured where a pilot of P steps ended, w_P, and ||S(w_P)|| what it
-left of the start. The price is the time of a step, or its gradients.
+unit phi/u, and rounding: `lasting` and `noise` of a step as measured where a pilot of P steps ended, w_P,
+and ||S(w_P)|| what it left of the start. The price is the time of a step, or its gradients.
 
-1. The method: the least error, for the upper end of the interval of `lasting`. A method whose pilot, at equal price,
-   ended clearly above that of S is out, as its bias may grow where it leads; one whose direction leads away too.
-   A difference step must win by DIGITS, since it loses digits.
-2. alpha: looked for both ways, by the loss after adaptation at w_P; then in factors of 2, up and down. A new one is
-   taken if a pilot with it ends clearly lower, since w is to be trained for it. The limit is "curvature" if adaptation to all samples has its
-   least loss there as well, "samples" if that has it further up.
-3. B: with T = N_m B tasks in all, the largest B for which the best outer step is still the largest, beta: up to it
-   noise averages over tasks as over steps; beyond it there are too few steps. By the bound of rule 4
-   B = s (beta T / (6 Delta))^{1/2}, s that of one task. Never more than the n tasks there are: if n is no more (and
-   no more than MORE_TASKS times those in force), a step takes each of them once. A B below is kept.
-4. The outer step falls linearly to zero. mean ||S||^2 <= 4 Delta / (beta N) + (2/3) beta L_F noise^2 (Ghadimi, Lan
-   2013, with these steps), Delta what the loss falls by, is least at beta = (6 Delta / (L_F noise^2 N))^{1/2}; not
-   above the pilot's, which stands for 1/L_F. A preset's own optimiser is kept.
+1. The method: the least error, for the upper end of the interval of `lasting`. A method whose pilot, at
+   equal price, ended clearly above that of S is out, as its bias may grow where it leads; one whose
+   direction leads away too. A difference step must win by DIGITS, since it loses digits.
+2. alpha: looked for both ways, by the loss after adaptation at w_P; then in factors of 2, up and down. A
+   new one is taken if a pilot with it ends clearly lower, since w is to be trained for it. The limit is
+   "curvature" if adaptation to all samples has its least loss there as well, "samples" if that has it
+   further up.
+3. B: with T = N_m B tasks in all, the largest B for which the best outer step is still the largest, beta:
+   up to it noise averages over tasks as over steps; beyond it there are too few steps. By the bound of rule 4
+   B = s (beta T / (6 Delta))^{1/2}, s that of one task. Never more than the n tasks there are: if n is no
+   more (and no more than MORE_TASKS times those in force), a step takes each of them once. A B below is kept.
+4. The outer step falls linearly to zero. mean ||S||^2 <= 4 Delta / (beta N) + (2/3) beta L_F noise^2
+   (Ghadimi, Lan 2013, with these steps), Delta what the loss falls by, is least at beta = (6 Delta / (L_F
+   noise^2 N))^{1/2}; not above the pilot's, which stands for 1/L_F. A preset's own optimiser is kept.
 """
 
 import math
@@ -227,12 +228,12 @@ def recommend(
             step = min(step, math.sqrt(6 * fall * largest / (left**2 * outer_steps)))
         step *= scale
 
-    moved = "keep" if alpha == before else "raise" if alpha > before else "lower"
+    moved = "keep" if alpha == before else f"{'raise' if alpha > before else 'lower'} from {number(before)}"
     verdict = (
         _method(chosen, order, pilot, doubt),
-        f"alpha = {number(alpha)} ({moved}{'' if moved == 'keep' else f' from {number(before)}'}): {why_alpha}.",
+        f"alpha = {number(alpha)} ({moved}): {why_alpha}.",
         _batch(B, all_of_them, there, tasks),
-        _outer(step, outer_steps, pilot, largest * scale),
+        _outer(step, outer_steps, largest * scale),
         _why(chosen, point, pilot, prices, steps, kink),
     )
     return Recommendation(name, chosen.delta, alpha, limit, B, all_of_them, outer_steps, step, doubt, verdict)
@@ -244,7 +245,7 @@ def _limit(scan: Scan, alpha: float) -> tuple[str, str]:
         return "range", "the loss after adaptation still falls there"
     if scan.whole_best > alpha * 2**0.75:
         return "samples", (
-            f"more is too noisy with D_in samples; with all of a task's, {number(scan.whole_best)} would be best"
+            f"more is too noisy with D_in samples; with all of a task's, {number(scan.whole_best)} is best"
         )
     above = scan.alphas[min(j + 2, len(scan.alphas) - 1)]
     loss = scan.sampled[min(j + 2, len(scan.alphas) - 1)]
@@ -275,7 +276,7 @@ def _batch(B: int, every: bool, there: int | None, tasks: int) -> str:
     return f"B = {B} tasks of a step in place of {tasks}, and more steps for the same price."
 
 
-def _outer(step: float | None, steps: int, pilot: Pilot, largest: float) -> str:
+def _outer(step: float | None, steps: int, largest: float) -> str:
     if step is None:
         return f"Outer step: the preset's optimiser, {steps} steps."
     if step == 0:

@@ -34,8 +34,8 @@ def _head(advice: Advice) -> Iterator[str]:
     s = advice.sizes
     yield from _wrapped(f"Evidence for {advice.target}, {advice.dtype}")
     yield from _wrapped(
-        f"in force: alpha = {number(advice.before)}, below {number(advice.alpha)} as recommended, {advice.inner_steps} inner step"
-        f"{'s' if advice.inner_steps > 1 else ''}, B = {s['tasks']} tasks, "
+        f"in force: alpha = {number(advice.before)}, below {number(advice.alpha)} as recommended, "
+        f"{advice.inner_steps} inner step{'s' if advice.inner_steps > 1 else ''}, B = {s['tasks']} tasks, "
         f"D_in = {s['D_in']}, D_h = {s['D_h']}, D_o = {s['D_o']} samples"
     )
 
@@ -204,7 +204,8 @@ def _costs(advice: Advice) -> Iterator[str]:
     for name, cost in sorted(advice.costs.items(), key=lambda item: item[1].time):
         memory = "unknown" if cost.memory is None else f"{number(cost.memory / 2**20)} MiB"
         ratio = f"{cost.memory / base:.2f}" if cost.memory is not None and base else ""
-        yield f"   {name:18}{cost.time:10.2f}{number(cost.seconds * 1e3):>10} ms{memory:>15}{ratio:>11}{cost.gradients:12.2f}"
+        seconds = f"{number(cost.seconds * 1e3):>10} ms"
+        yield f"   {name:18}{cost.time:10.2f}{seconds}{memory:>15}{ratio:>11}{cost.gradients:12.2f}"
 
 
 def _choice(advice: Advice) -> Iterator[str]:
@@ -215,7 +216,8 @@ def _choice(advice: Advice) -> Iterator[str]:
         f"5. The choice (rules: jaxmaml/advice/rules.py): errors after {N} steps of maml's price",
         "",
     )
-    yield f"   {'':18}{'bias':>10}{'noise':>10}{'start':>10}{'error':>10}   pilot above that of maml_same_batch"
+    parts = "".join(f"{part:>10}" for part in ("bias", "noise", "start", "error"))
+    yield f"   {'':18}{parts}   pilot above that of maml_same_batch"
     for _, d in rules.ranked(point, pilot, advice.prices, N):
         e = rules.error(d, point, pilot, N, advice.prices[d.estimator] / advice.prices["maml"])
         above = pilot.above.get(d.estimator)
@@ -231,8 +233,9 @@ def _choice(advice: Advice) -> Iterator[str]:
     yield from _wrapped(f"Chosen, by planned steps: {chosen}.", "   ")
     step = "the preset's optimiser" if pilot.step is None else f"beta = {number(pilot.step)}"
     yield from _wrapped(
-        f"Pilot of {pilot.steps} steps with {step}, L_F = {number(pilot.smoothness)}: the loss after adaptation falls "
-        f"from {number(pilot.start)} to {number(pilot.end)}. There, by alpha (adapted to D_in; to all samples):",
+        f"Pilot of {pilot.steps} steps with {step}, L_F = {number(pilot.smoothness)}: the loss after "
+        f"adaptation falls from {number(pilot.start)} to {number(pilot.end)}. There, by alpha (adapted to "
+        "D_in; to all):",
         "   ",
     )
     scan = advice.scan

@@ -1,13 +1,15 @@
-"""Kinks: derivatives of a task's loss that jump, so that no finite rho (or not even L) satisfies the assumptions.
+"""Kinks: derivatives of a task's loss that jump, so that no finite rho (or not even L) satisfies the
+assumptions.
 
-Along the segment w + t (w' - w) let phi(t) = <grad f_i, w' - w>, and phi'(t) its derivative as differentiation
-gives it. The largest change of each between neighbours of a grid is followed into halves, always into the half
-with more of it. Where phi (or phi') is Lipschitz the change falls by 2 a halving; across a jump it stays. So
-nothing need be known of the model: ReLU, max-pooling and absolute values all jump. Nothing is seen of kinks that
-no segment crosses.
+Along the segment w + t (w' - w) let phi(t) = <grad f_i, w' - w>, and phi'(t) its derivative as
+differentiation gives it. The largest change of each between neighbours of a grid is followed into halves,
+always into the half with more of it. Where phi (or phi') is Lipschitz the change falls by 2 a halving;
+across a jump it stays. So nothing need be known of the model: ReLU, max-pooling and absolute values all
+jump. Nothing is seen of kinks that no segment crosses.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,7 @@ def find_kink(survey: Survey) -> tuple[str, int]:
     return "", products
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _jumps(loss: Partial, full: PyTree, who: jax.Array, w: PyTree, u: PyTree) -> jax.Array:
     """Whether phi and phi' of each task jump, shape (2, c)."""
     (start, unravel), (end, _) = as_vector(w), as_vector(u)
@@ -60,7 +62,9 @@ def _jumps(loss: Partial, full: PyTree, who: jax.Array, w: PyTree, u: PyTree) ->
     return jax.vmap(one)(batches_of(full, who)).T
 
 
-def _stays(both, t: jax.Array, values: jax.Array, k: jax.Array) -> jax.Array:  # type: ignore[no-untyped-def]
+def _stays(
+    both: Callable[[jax.Array], jax.Array], t: jax.Array, values: jax.Array, k: jax.Array
+) -> jax.Array:
     """Whether the largest change of component k does not fall with the halvings."""
     worst = jnp.argmax(jnp.abs(jnp.diff(values)))
     ends = (t[worst], t[worst + 1], values[worst], values[worst + 1])
@@ -75,6 +79,6 @@ def _stays(both, t: jax.Array, values: jax.Array, k: jax.Array) -> jax.Array:  #
         )
         return ends, jnp.abs(ends[3] - ends[2])
 
-    changes = jax.lax.scan(halve, ends, None, length=HALVINGS)[1]
+    changes: jax.Array = jax.lax.scan(halve, ends, None, length=HALVINGS)[1]
     noise = ROUNDING * jnp.finfo(values.dtype).eps * jnp.abs(values).max()
     return (changes[-1] > noise) & (changes[-1] > changes[-1 - LAST] * 2.0 ** (1 - LAST))

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 from experiments import __main__ as command_line
-from jaxmaml import Episode, InnerLoop, adapt, measure, objective, theory
 from experiments import advice as against
 from experiments.advice_problems import CASES, HELD_BACK
+from jaxmaml import Episode, InnerLoop, adapt, measure, objective, theory
 from jaxmaml.advice import bounds, decide, differences, rules, target, text
 from jaxmaml.advice.bounds import REPAIRED, promises
 from jaxmaml.advice.differences import Difference, Point
@@ -402,8 +402,8 @@ def advised(point, prices=EQUAL, pilot=None, scan=SCAN, **changes):
 
 
 def test_a_bias_is_compared_with_noise_that_averages_over_the_run():
-    """Half the price buys twice the steps, until the bias outweighs what these gain: e^2 = b^2 + (s^2/2 + l^2 P^2
-    / (4 N)) / N against s^2/N + (l P / N)^2 is equal at b^2 = s^2/(2 N) + 3 (l P)^2 / (4 N^2)."""
+    """Half the price buys twice the steps, until the bias outweighs what these gain: e^2 = b^2 + (s^2/2 +
+    l^2 P^2 / (4 N)) / N against s^2/N + (l P / N)^2 is equal at b^2 = s^2/(2 N) + 3 (l P)^2 / (4 N^2)."""
     s, left, P = 1.3, 0.1, 200
 
     def equal(N):
@@ -457,7 +457,8 @@ def test_never_more_tasks_than_there_are():
 
 
 def test_tasks_and_outer_step_balance_the_start_and_the_noise():
-    """At the largest B the outer step that is least in the bound, 4 Delta/(beta N) + 2/3 beta L_F s^2, is beta."""
+    """At the largest B the outer step that is least in the bound, 4 Delta/(beta N) + 2/3 beta L_F s^2, is
+    beta."""
     noise, spread, budget, beta, fall = 0.3, 0.1, 200.0, 0.5, 6.0
     B, every, left = rules.tasks_of_a_step(noise, spread, 10, False, None, budget, beta / (6 * fall))
     largest = math.sqrt(noise**2 * 10 * budget * beta / (6 * fall))
@@ -508,7 +509,8 @@ def test_advice_on_a_small_problem(name):
 
 
 def parabolas(full, alpha):
-    """min F = min_w E_i sum_j h (1 - alpha h)^2 (w - c)^2 / 2 of parabolas with curvatures h and centres c."""
+    """min F = min_w E_i sum_j h (1 - alpha h)^2 (w - c)^2 / 2 of parabolas with curvatures h and centres
+    c."""
     h, c = (np.asarray(x)[:, 0] for x in full[:2])
     weight = h * (1 - alpha * h) ** 2
     w = np.sum(weight * c, axis=0) / np.sum(weight, axis=0)
