@@ -69,7 +69,7 @@ def against_training(name: str, case: Case) -> dict[str, Any]:
     r = found.recommendation
     alphas = sorted({r.alpha, case.alpha, *(r.alpha * x for x in OTHERS)})
     budget = case.outer_steps * about.sizes["tasks"] * found.prices["maml"]
-    steps = {m: max(1, round(budget / (r.tasks * price))) for m, price in found.prices.items()}
+    steps = {m: max(1, round(budget / (r.tasks * found.prices[m]))) for m in found.pilot.scales}
     largest = np.array([smoothest(found.lab._replace(alpha=a), about.problem.params) for a in alphas])
     said = (r.outer_step or 0.0) / found.pilot.scales[r.estimator]
     betas = np.stack([*(m * largest for m in MULTIPLES), np.full(len(alphas), said)], axis=1)

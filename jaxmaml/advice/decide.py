@@ -140,7 +140,7 @@ def decide(
     first = differences.look(lab, "w0", params, steps, for_points)
     above, out, scales = {}, {}, {}
     begin = float(pilot.adapted_losses(lab, params, [alpha], episodes).mean())
-    for name in lab.compiled:
+    for name in dict.fromkeys(name for name, _, _ in lab.methods):
         d = next(d for d in first.differences if d.estimator == name and d.delta in ("", FLOAT))
         scales[name] = d.against
         if name == SAME:

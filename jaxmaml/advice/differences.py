@@ -134,7 +134,7 @@ class Lab(NamedTuple):
     methods: tuple[tuple[str, str, ArcDelta | None], ...]
     """(estimator, rule of its difference step, that step)."""
     compiled: Mapping[str, Any]
-    """the direction of each estimator on a step of these sizes."""
+    """the direction of each estimator on a step of these sizes, of those with another objective too."""
     chunks: tuple[int | None, int | None]
     """task_chunk for a step and for all tasks."""
     every: bool = False
@@ -150,7 +150,7 @@ def lab(
     inner: InnerLoop = ONE_STEP,
     every: bool = False,
 ) -> Lab:
-    """Compiles every estimator of this objective.
+    """Compiles every estimator.
 
     Args:
       problem: as for `jaxmaml.measure.constants`.
@@ -165,9 +165,11 @@ def lab(
     tasks = jax.tree.leaves(full)[0].shape[0]
     dtype = jnp.result_type(*jax.tree.leaves(params))
     methods: list[tuple[str, str, ArcDelta | None]] = []
+    others: list[str] = []
     for name in maml_first(estimators.estimators()):
         estimator = estimators.get(name)
         if not judged(estimator):
+            others.append(name)
             continue
         if "delta" in inspect.signature(estimator).parameters:
             methods += [(name, rule, ArcDelta(jnp.asarray(arc, dtype))) for rule, arc in arcs.items()]
@@ -178,7 +180,7 @@ def lab(
     example = draw(one, jax.random.key(0))
     compiled = {
         name: _direction.lower(name, loss, params, example, alpha, delta, here, inner).compile()
-        for name, delta in {name: delta for name, _, delta in methods}.items()
+        for name, delta in ({name: delta for name, _, delta in methods} | dict.fromkeys(others)).items()
     }
     return one._replace(compiled=compiled)
 
@@ -272,8 +274,8 @@ def _scale(G: np.ndarray, S: np.ndarray, rounding: float) -> float:
 
 
 def judged(estimator: Any) -> bool:
-    """Whether the estimator is one of the gradient of the loss after the inner loop, as most are."""
-    return getattr(estimator, "objective", None) is None
+    """Whether the estimator has the objective of `maml`: of another one a difference from it is no bias."""
+    return getattr(estimator, "objective", None) == getattr(estimators.get(EXACT), "objective", None)
 
 
 def objective(lab: Lab, params: PyTree, alpha: float) -> tuple[float, float]:
@@ -288,7 +290,7 @@ def objective(lab: Lab, params: PyTree, alpha: float) -> tuple[float, float]:
 def costs(lab: Lab, params: PyTree, key: jax.Array) -> dict[str, Cost]:
     """Of each estimator; the size of a difference step does not matter."""
     params, episodes = jax.tree.map(jnp.asarray, params), draw(lab, key)
-    deltas = {name: delta for name, _, delta in lab.methods}
+    deltas = dict.fromkeys(lab.compiled) | {name: delta for name, _, delta in lab.methods}
     calls = {
         name: functools.partial(lab.compiled[name], lab.loss, params, episodes, lab.alpha, delta)
         for name, delta in deltas.items()

@@ -207,6 +207,12 @@ def _costs(advice: Advice) -> Iterator[str]:
         seconds = f"{number(cost.seconds * 1e3):>10} ms"
         yield f"   {name:18}{cost.time:10.2f}{seconds}{memory:>15}{ratio:>11}{cost.gradients:12.2f}"
 
+    if others := sorted(set(advice.costs) - set(advice.pilot.scales)):
+        yield ""
+        yield from _wrapped(
+            f"Of another objective than this loss, and not ranked: {', '.join(others)}.", "   "
+        )
+
 
 def _choice(advice: Advice) -> Iterator[str]:
     """The errors that the methods are ranked by, where each is chosen, and the loss against alpha."""
