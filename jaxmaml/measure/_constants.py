@@ -14,8 +14,6 @@ extreme Ritz values of Lanczos's method (1950); those of T_i are found by maximi
 (`jaxmaml.hvp.exact`), no d x d matrix. docs/constants.md says how to read the result.
 """
 
-import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
@@ -23,7 +21,7 @@ import jax
 from jaxmaml.checks import check_positive, check_step_count
 from jaxmaml.measure.curvature import measure_L
 from jaxmaml.measure.estimates import MeasuredConstants
-from jaxmaml.measure.kinks import find_kink
+from jaxmaml.measure.kinks import find_kink, without_end
 from jaxmaml.measure.noise import measure_noise
 from jaxmaml.measure.points import near
 from jaxmaml.measure.problem import Problem
@@ -95,9 +93,7 @@ def constants(
         L, cost = measure_L(survey, keys[1], iterations, tolerance)
         rho, more = measure_rho(survey, keys[2], iterations, starts, L.value)
         kink, few = find_kink(survey)
-        if kink:
-            how = f"no finite rho holds, for {kink}; the value is what differentiation sees, {rho.how}"
-            rho = dataclasses.replace(rho, high=math.inf, how=how)
+        rho = without_end(rho, kink)
         sigma_tilde, _ = measure_noise(survey, keys[3], samples, None)
         sigma_h, most = measure_noise(survey, keys[4], max(2, samples // 4), iterations)
     products += cost + more + few + most

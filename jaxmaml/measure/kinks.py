@@ -8,7 +8,9 @@ across a jump it stays. So nothing need be known of the model: ReLU, max-pooling
 jump. Nothing is seen of kinks that no segment crosses.
 """
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from jaxmaml.measure.estimates import Estimate
 from jaxmaml.measure.survey import Survey, as_vector, batches_of, chunks, gradient_vector
 from jaxmaml.types import PyTree
 
@@ -41,6 +44,14 @@ def find_kink(survey: Survey) -> tuple[str, int]:
                 task = who[int(np.argmax(jumps.any(axis=0)))]
                 return f"the {order} derivative jumps between points {p} and {p + 1}, task {task}", products
     return "", products
+
+
+def without_end(rho: Estimate, kink: str) -> Estimate:
+    """rho of a loss with this kink, or none."""
+    if not kink:
+        return rho
+    how = f"no finite rho holds, for {kink}; the value is what differentiation sees, {rho.how}"
+    return dataclasses.replace(rho, high=math.inf, how=how)
 
 
 @jax.jit
