@@ -13,7 +13,7 @@ import optax
 from jaxmaml import float_optimal_delta, theorem_delta
 from jaxmaml.advice import differences, pilot, rules
 from jaxmaml.advice.differences import FLOAT, SAME, Cost, Lab, Point
-from jaxmaml.advice.pilot import SHARE, Run, Scan
+from jaxmaml.advice.pilot import Run, Scan
 from jaxmaml.advice.rules import Pilot, Recommendation
 from jaxmaml.advice.target import Target
 from jaxmaml.estimators.hf_maml import ArcDelta
@@ -158,9 +158,10 @@ def decide(
         if not np.isfinite(end.losses).all():
             out[name] = "its pilot diverged"
             continue
-        above[name] = interval(end.losses - run.losses)
-        if above[name].low > 0 and above[name].mean > SHARE * max(begin - run.loss, 0.0):
+        if pilot.lower(run.losses, end.losses, max(begin - run.loss, 0.0)):
             out[name] = f"its pilot ends at {rules.number(end.loss)}, not {rules.number(run.loss)}"
+            continue
+        above[name] = interval(end.losses - run.losses)
     found = Pilot(P, begin, run.loss, step, L_F, scales, above, out)
 
     where = f"w{P}"

@@ -216,5 +216,6 @@ def lower(new: np.ndarray, old: np.ndarray, gain: float) -> bool:
         return False
     if not np.isfinite(old).all():
         return True
-    difference = interval(old - new)
-    return difference.low > 0 and difference.mean > SHARE * gain
+    scale = float(np.abs(old - new).max()) or 1.0  # what diverges has no finite square
+    difference = interval((old - new) / scale)
+    return difference.low > 0 and difference.mean > SHARE * gain / scale

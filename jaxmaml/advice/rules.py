@@ -26,7 +26,8 @@ and ||S(w_P)|| what it left of the start. The price is the time of a step, or it
    more (and no more than MORE_TASKS times those in force), a step takes each of them once. A B below is kept.
 4. The outer step falls linearly to zero. mean ||S||^2 <= 4 Delta / (beta N) + (2/3) beta L_F noise^2
    (Ghadimi, Lan 2013, with these steps), Delta what the loss falls by, is least at beta = (6 Delta / (L_F
-   noise^2 N))^{1/2}; not above the pilot's, which stands for 1/L_F. A preset's own optimiser is kept.
+   noise^2 N))^{1/2}; not above the pilot's, which stands for 1/L_F, and not below what the pilot found good
+   for P steps, carried to N like that: (P/N)^{1/2} of it. A preset's own optimiser is kept.
 """
 
 import math
@@ -225,7 +226,9 @@ def recommend(
     if pilot.step is not None:
         step = largest
         if left > point.rounding:
-            step = min(step, math.sqrt(6 * fall * largest / (left**2 * outer_steps)))
+            bound = math.sqrt(6 * fall * largest / (left**2 * outer_steps))
+            known = largest * math.sqrt(pilot.steps / outer_steps) * min(1.0, noise / left)
+            step = min(step, max(bound, known))
         step *= scale
 
     moved = "keep" if alpha == before else f"{'raise' if alpha > before else 'lower'} from {number(before)}"
