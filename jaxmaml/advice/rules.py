@@ -181,7 +181,7 @@ def tasks_of_a_step(
     largest = math.sqrt(of_one * budget * reach)
     if there is not None and there <= max(largest, 1) and there <= MORE_TASKS * tasks:
         return there, True, math.sqrt(of_samples / there)
-    B = max(1, min(tasks, math.floor(min(largest, 1e9)), there or tasks))
+    B = max(1, min(tasks, math.floor(min(largest, 1e9))))
     return B, there == B == 1, math.sqrt(of_one / B)
 
 
