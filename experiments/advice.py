@@ -79,12 +79,14 @@ def against_training(name: str, case: Case) -> dict[str, Any]:
     }
     ends = {m: x[:, :-1] for m, x in every.items()}
     # The best outer step of each method and alpha, by the mean over seeds.
-    best = {(m, a): x[i, np.argmin(x[i].mean(axis=1))] for m, x in ends.items() for i, a in enumerate(alphas)}
+    best = {
+        (m, a): x[i, np.argmin(np.mean(x[i], axis=1))] for m, x in ends.items() for i, a in enumerate(alphas)
+    }
     ours = best[r.estimator, r.alpha]
-    method, alpha = min(best, key=lambda k: best[k].mean())
+    method, alpha = min(best, key=lambda k: float(np.mean(best[k])))
     least = best[method, alpha]
     start = at_start(found.lab, about.problem.params, case.alpha)
-    gain = start - least.mean()
+    gain = start - np.mean(least)
     gap = statistics.interval((ours - least) / gain)
     row = {
         "problem": name,
@@ -98,19 +100,19 @@ def against_training(name: str, case: Case) -> dict[str, Any]:
         "tasks": "all " + str(r.tasks) if r.every else str(r.tasks),
         "outer_step": r.outer_step,
         "start": start,
-        "end": ours.mean(),
+        "end": np.mean(ours),
         "best_method": method,
         "best_alpha": alpha,
-        "best_end": least.mean(),
+        "best_end": np.mean(least),
         "gap": gap.mean,
         "gap_low": gap.low,
         "gap_high": gap.high,
         "right": bool(gap.low <= 0 or gap.mean <= SHARE),
     }
     as_said = every[r.estimator][alphas.index(r.alpha), -1]
-    row["gap_as_said"] = float((as_said.mean() - least.mean()) / gain)
+    row["gap_as_said"] = float((np.mean(as_said) - np.mean(least)) / gain)
     for m in steps:
-        row[f"end_{m}"] = min(best[m, a].mean() for a in alphas)
+        row[f"end_{m}"] = min(np.mean(best[m, a]) for a in alphas)
     return row
 
 

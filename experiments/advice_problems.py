@@ -153,7 +153,7 @@ CASES = {
         {"D_in": 2, "D_h": 2},
     ),
     "deep_network": Case(
-        lambda: sines((1, 12, 12, 12, 1), "tanh"), "far from its end after 150 steps", 0.05, 150, {"D_o": 20}
+        lambda: sines((1, 12, 12, 12, 1), "tanh"), "far from its end", 0.05, 150, {"D_o": 20}
     ),
     "at_the_optimum": Case(optimum, "nothing to gain from steps; alpha alone", 0.2, 200),
 }
@@ -195,7 +195,7 @@ HELD_BACK = {
     ),
     "short_run": Case(
         lambda: waves(12, 20, (0.1, 1.0), differ=0.3, noise=0.3, start=6.0, seed=7),
-        "what is cheap goes further in 12 steps",
+        "twelve steps, from far away",
         0.2,
         12,
     ),

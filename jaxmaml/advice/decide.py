@@ -24,6 +24,8 @@ from jaxmaml.types import Episode, PyTree
 
 ROUNDS = 4
 """of pilots that each try an alpha."""
+REACH = 10
+"""times its pilot a run may be long, for alpha to be chosen where the pilot ends."""
 MORE_STEPS = 16
 """times as many steps are drawn at most, while the choice depends on a bias that is not known well enough."""
 NUMBERS = 2**25
@@ -118,12 +120,16 @@ def decide(
         at = other if lower else at
         return lower
 
-    for _ in range(ROUNDS):
+    # A pilot much shorter than the run still shows the start; it may only mend an alpha that does not adapt.
+    reaches = REACH * P >= about.outer_steps
+    adapts = at[1].loss < pilot.adapted_losses(at[0], at[1].params, [0.0], episodes).mean()
+    tries = ROUNDS if reaches or not adapts else 0
+    for _ in range(tries):
         best = scanned(at, params, episodes).best
         if best == at[0].alpha or not taken(best):
             break
     for factor in (2.0, 0.5):
-        for _ in range(ROUNDS):
+        for _ in range(tries):
             if not taken(at[0].alpha * factor):
                 break
     scan = scanned(at, params, episodes)

@@ -17,7 +17,8 @@ and ||S(w_P)|| what it left of the start. The price is the time of a step, or it
    equal price, ended clearly above that of S is out, as its bias may grow where it leads; one whose
    direction leads away too. A difference step must win by DIGITS, since it loses digits.
 2. alpha: looked for both ways, by the loss after adaptation at w_P; then in factors of 2, up and down. A
-   new one is taken if a pilot with it ends clearly lower, since w is to be trained for it. The limit is
+   new one is taken if a pilot with it ends clearly lower, since w is to be trained for it; kept if the run is
+   much longer than the pilot (`decide.REACH`), unless it does not adapt. The limit is
    "curvature" if adaptation to all samples has its least loss there as well, "samples" if that has it
    further up.
 3. B: with T = N_m B tasks in all, the largest B for which the best outer step is still the largest, beta:
