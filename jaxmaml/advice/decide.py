@@ -121,7 +121,7 @@ def decide(
         return lower
 
     # A pilot much shorter than the run still shows the start; it may only mend an alpha that does not adapt.
-    reaches = REACH * P >= about.outer_steps
+    reaches = about.outer_steps <= REACH * P
     adapts = at[1].loss < pilot.adapted_losses(at[0], at[1].params, [0.0], episodes).mean()
     tries = ROUNDS if reaches or not adapts else 0
     for _ in range(tries):
