@@ -1,4 +1,4 @@
-"""Command line: python -m experiments run | plot | report | reproduce | list | head-to-head.
+"""Command line: python -m experiments run | plot | report | reproduce | list | head-to-head | advice.
 
 The commands of `jaxmaml` (train, advise) are known here too. Every start is quick: what is imported here
 needs neither JAX nor pandas, and each command imports the rest when its arguments are known to be good.
@@ -14,6 +14,7 @@ import tyro
 from experiments import claims, executors
 from jaxmaml import command_line
 from jaxmaml.configuration import configure
+from jaxmaml.names import unknown
 from jaxmaml.paths import check_folder, check_path
 
 Scale = Literal["smoke", "default", "full"]
@@ -97,6 +98,22 @@ def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | Non
         print(made)
 
 
+def advice(problem: str = "all") -> None:
+    """Compare what `advise` says with what training reaches, on problems with known answers (ten minutes).
+
+    Args:
+      problem: one of them; only all of them renew results/advice.csv and the table of docs/advise.md.
+    """
+    check_folder("results", claims.RESULTS)
+    configure(float64=True)
+    from experiments import advice as against
+    from experiments.advice_problems import CASES, HELD_BACK
+
+    if problem != "all" and problem not in CASES | HELD_BACK:
+        unknown("problem", problem, CASES | HELD_BACK)
+    print(against.run(None if problem == "all" else [problem]))
+
+
 def main() -> int:
     commands: dict[str, Callable[..., Any]] = {
         "run": run,
@@ -105,6 +122,7 @@ def main() -> int:
         "reproduce": reproduce,
         "list": list_,
         "head-to-head": head_to_head,
+        "advice": advice,
         **command_line.COMMANDS,
     }
     return command_line.answer(commands, "python -m experiments")

@@ -59,7 +59,7 @@ def train(preset: Choice) -> int:
 
 
 def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
-    """Measure a problem, and advise on the method, alpha, delta, batches and the outer step.
+    """Measure a problem, and advise on the method, alpha, the batch of tasks and the outer step.
 
     One to seven minutes on 2 cores, by the preset. docs/advise.md says how to read what is printed.
     """
@@ -69,7 +69,14 @@ def advise(options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
     from jaxmaml.advice import text
 
     found = advice.advise(options, say=lambda stage: print(f"{stage} ...", file=sys.stderr))
-    print(text.text(found))
+    print(text.verdict(found))
+    if options.evidence:
+        print()
+        print(text.evidence(found))
+    if options.figure:
+        from jaxmaml.advice import figure
+
+        figure.save(found, options.figure)
     if options.json:
         advice.write(found, options.json)
 

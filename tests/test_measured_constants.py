@@ -17,11 +17,13 @@ import jaxmaml
 from jaxmaml import tasks
 from jaxmaml.measure import (
     UNITS,
+    Estimate,
     Problem,
     constants,
     curvature,
     from_family,
     from_pools,
+    kinks,
     lanczos,
     points_near,
     ritz,
@@ -670,6 +672,34 @@ def test_family_batches_are_bounded():
     family = tasks.make("finite_data", n=2, pool=5, max_batch=3)
     with pytest.raises(ValueError, match="size = 4; allowed: at most 3"):
         from_family(family, jnp.zeros(family.dim)).sample(KEY, jnp.array([0]), 4)
+
+
+# Kinks
+
+
+def rounded(w, batch):
+    """A network of |.|, rounded off over a length that comes with the batch: no kink unless that is 0."""
+    x, y, length = batch
+    hidden = jnp.sqrt(jnp.square(x @ w[:6].reshape(2, 3)) + jnp.square(length))
+    return jnp.mean(jnp.square(hidden @ w[6:] - y))
+
+
+def test_kinks_are_found_where_derivatives_jump():
+    """By one program for all: |z|, and sqrt(z^2 + s^2) down to a length that the eye takes for a kink."""
+    rng = np.random.default_rng(4)
+    x, y = rng.standard_normal((3, 12, 2)), rng.standard_normal((3, 12))
+    w, further = jnp.asarray(rng.standard_normal((2, 9)))
+    found = {}
+    for length in (0.0, 1e-2, 0.3):
+        problem = from_pools(rounded, w, (x, y, np.full((3, 12, 1), length)))
+        found[length], products = kinks.find_kink(survey.take_survey(problem, [w, further, w], None))
+        assert products % (kinks.GRID + 1 + 2 * kinks.HALVINGS) == 0
+    assert found == {0.0: "the first derivative jumps between points 0 and 1, task 0", 1e-2: "", 0.3: ""}
+    # What is measured of rho stays, without an upper end; and nothing changes without a kink.
+    rho = Estimate(380.0, 380.0, 380.0, "lower estimate", 8, "the largest")
+    assert kinks.without_end(rho, "") == rho
+    assert kinks.without_end(rho, found[0.0]).high == math.inf
+    assert "no finite rho holds, for the first derivative" in kinks.without_end(rho, found[0.0]).how
 
 
 def test_the_former_name():

@@ -1,10 +1,11 @@
 """Advice on alpha, delta, batches and the estimator, from what is measured on a problem.
 
-    1. L, rho, sigma, sigma_tilde, sigma_h                   jaxmaml.measure
-    2. what the theorems ask for and promise with them       advice.bounds
-    3. how far the estimators differ, at w0 and further on   advice.differences
+    1. L, rho, sigma, sigma_tilde, sigma_h, kinks            jaxmaml.measure
+    2. where a run leads, and the best alpha on the way      advice.pilot
+    3. how far the estimators differ, at w0 and there        advice.differences
     4. what a step of each costs                             advice.differences
-    5. what follows                                          advice.rules
+    5. what follows                                          advice.rules, advice.decide
+    6. what the theorems ask for and promise                 advice.bounds
 
 docs/advise.md says how to read it.
 """
@@ -20,24 +21,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmaml import (
-    InnerLoop,
-    float_optimal_delta,
-    identity,
-    measure,
-    scale_by_theorem_step,
-    storage,
-    theorem_delta,
-)
-from jaxmaml.advice import bounds, differences, rules, target
+from jaxmaml import identity, measure, storage
+from jaxmaml.advice import bounds, differences, target
 from jaxmaml.advice.bounds import Promise
+from jaxmaml.advice.decide import arcs_of, decide
 from jaxmaml.advice.differences import Cost, Point
 from jaxmaml.advice.options import Options, check
-from jaxmaml.advice.rules import FLOAT, Recommendation
+from jaxmaml.advice.pilot import Scan
+from jaxmaml.advice.rules import Pilot, Recommendation
 from jaxmaml.measure import MeasuredConstants
-from jaxmaml.theory import hf_maml, theorems
+from jaxmaml.theory import theorems
 from jaxmaml.training.problem import outer_optimizer
-from jaxmaml.types import BatchSizes, PyTree
+from jaxmaml.types import BatchSizes
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,14 @@ class Advice:
     preset: str | None
     dtype: str
     alpha: float
+    """as recommended, and of every number here but `before`."""
+    before: float
+    """alpha in force."""
     inner_steps: int
+    outer_steps: int
+    """planned."""
+    price: str
+    """what methods are given equally much of."""
     sizes: dict[str, int]
     """tasks, D_in, D_h, D_o."""
     epsilon: float | None
@@ -60,7 +62,10 @@ class Advice:
     arcs: dict[str, float]
     """||delta v|| of each rule, at alpha."""
     points: tuple[Point, ...]
+    scan: Scan
+    pilot: Pilot
     costs: dict[str, Cost]
+    prices: dict[str, float]
     recommendation: Recommendation
     code: str
     """identifies the code that was measured with, and that of the problem (`jaxmaml.identity`)."""
@@ -79,7 +84,7 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
     say("reading the problem")
     about = target.resolve(options)
     problem, sizes = about.problem, about.sizes
-    for_constants, for_points, for_walk, for_costs = jax.random.split(jax.random.key(options.seed), 4)
+    for_constants, for_decision = jax.random.split(jax.random.key(options.seed))
     say("measuring L, rho, sigma, sigma_tilde and sigma_h")
     effort = target.effort(options)
     how: dict[str, Any] = effort.measure
@@ -87,27 +92,20 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
     found = measured.constants()
     if found.L == 0:
         raise ValueError("L = 0: the loss is linear in the parameters at every point; allowed: a curved loss")
-    alpha = about.alpha or min(t.alpha_max(found.L) for t in theorems().values())
-
-    say("compiling the estimators")
-    dtype = jnp.result_type(*jax.tree.leaves(problem.params))
-    arcs = difference_arcs(found.rho, alpha, sizes["tasks"], problem.params)
-    inner = InnerLoop(about.inner_steps)
-    lab = differences.lab(problem, sizes, alpha, arcs, about.task_chunk, inner)
-    say(f"drawing {effort.steps} steps of {sizes['tasks']} tasks")
-    w = problem.params
-    points = [differences.look(lab, "w0", w, effort.steps, for_points)]
-    if options.walk:
-        say(f"walking {options.walk} steps")
-        if about.preset:
-            optimizer = outer_optimizer(about.preset)
-        else:
-            optimizer = scale_by_theorem_step(1.0, found.L, found.rho, alpha)
-        w = differences.walk(lab, w, options.walk, optimizer, for_walk)
-        points.append(differences.look(lab, f"w{options.walk}", w, effort.steps, for_points))
-    say("timing")
-    costs = differences.costs(lab, problem.params, for_costs)
-
+    before = about.alpha or min(t.alpha_max(found.L) for t in theorems().values())
+    decision = decide(
+        about,
+        before,
+        steps=effort.steps,
+        pilot_steps=effort.pilot,
+        key=for_decision,
+        price=options.price,
+        rho=found.rho,
+        kink=measured.kink,
+        optimizer=outer_optimizer(about.preset) if about.preset else None,
+        say=say,
+    )
+    alpha, points, lab = decision.alpha, decision.points, decision.lab
     promises = bounds.promises(
         found,
         alpha,
@@ -118,45 +116,30 @@ def advise(options: Options, say: Callable[[str], None] = lambda _: None) -> Adv
         epsilon=options.epsilon,
         gap=options.gap,
     )
-    recommendation = rules.recommend(
-        points[-1],
-        costs,
-        promises,
-        alpha=alpha,
-        inner_steps=about.inner_steps,
-        L=found.L,
-        tasks=sizes["tasks"],
-        epsilon=options.epsilon,
-        adapted_loss=lambda rate: differences.adapted_loss(lab, w, rate),
-    )
     return Advice(
         target=about.what,
         preset=about.preset.name if about.preset else None,
-        dtype=str(dtype),
+        dtype=str(jnp.result_type(*jax.tree.leaves(problem.params))),
         alpha=alpha,
+        before=before,
         inner_steps=about.inner_steps,
+        outer_steps=about.outer_steps,
+        price=options.price,
         sizes=sizes,
         epsilon=options.epsilon,
         gap=options.gap,
         constants=measured,
         promises=tuple(promises),
-        arcs=arcs,
-        points=tuple(points),
-        costs=costs,
-        recommendation=recommendation,
+        arcs=arcs_of(found.rho, alpha, sizes["tasks"], problem.params),
+        points=points,
+        scan=decision.scan,
+        pilot=decision.pilot,
+        costs=decision.costs,
+        prices=decision.prices,
+        recommendation=decision.recommendation,
         code=identity.summary(identity.code(advise, about.problem)),
         environment=identity.environment(),
     )
-
-
-def difference_arcs(rho: float, alpha: float, tasks: int, params: PyTree) -> dict[str, float]:
-    """||delta v|| of each rule at params; for rho = 0 of the float-optimal one alone."""
-    dtype = jnp.result_type(*jax.tree.leaves(params))
-    arcs = {FLOAT: float(float_optimal_delta(dtype).around(params).arc)}
-    if rho > 0:
-        etas = {"theorem": hf_maml.ETA, "repaired": min(hf_maml.ETA, 1 / math.sqrt(tasks))}
-        arcs |= {rule: float(theorem_delta(rho, alpha, eta).arc) for rule, eta in etas.items()}
-    return arcs
 
 
 def write(advice: Advice, path: str) -> None:

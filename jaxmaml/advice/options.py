@@ -1,5 +1,7 @@
 """What `advise` can be asked: its options, which the command line shows and checks before JAX is imported."""
 
+import importlib.util
+import pathlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +10,8 @@ import tyro
 from jaxmaml.names import nearest
 from jaxmaml.paths import check_file, check_path
 from jaxmaml.training.presets import PRESETS
+
+FORMATS = (".svg", ".pdf", ".png")
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Options:
     gap: float | None = None
     """Delta = F(w0) - inf F; None: bounded by F(w0) where the loss is not negative."""
     tasks: int | None = None
-    """tasks of a step (B); None: the preset's, else 20."""
+    """tasks of a step (B); None: the preset's, else 20, or as many as there are."""
     D_in: int | None = None
     """samples of the inner gradient; None: the preset's, else 10."""
     D_h: int | None = None
@@ -37,9 +41,14 @@ class Options:
     """fewer searches, draws, pools and samples; None: for a preset with a convolutional network."""
     steps: int | None = None
     """steps that are drawn to measure how far the estimators differ; None: 48, quick 12."""
-    walk: int = 0
-    """look again, and advise, where this many noisy MAML steps lead: of the preset's optimiser, else of size
-    1/L~(w)."""
+    outer_steps: int | None = None
+    """outer steps of the run that is planned, of maml with the batches in force; None: the preset's, else
+    1000."""
+    price: Literal["time", "gradients"] = "time"
+    """what methods are given equally much of: time as measured here, or gradients of samples."""
+    pilot: int | None = None
+    """outer steps of the pilots, at whose end the methods are compared; None: 200, quick 20, and no more than
+    are planned."""
     task_chunk: int | None = None
     """tasks vectorised together; None: the preset's, else all of them."""
     path: str | None = None
@@ -52,14 +61,23 @@ class Options:
     """of every draw, from 0 to 2^32 - 1."""
     precision: Literal["float32", "float64"] | None = None
     """None: the preset's, else float32."""
+    evidence: bool = False
+    """print what the verdict rests on as well: constants, theory, differences, costs."""
+    figure: str | None = None
+    """draw the errors of the methods against the planned steps to this file (.svg, .pdf or .png)."""
     json: str | None = None
-    """write the advice to this file as well."""
+    """write the advice, with its evidence, to this file as well."""
 
 
 def check(options: Options) -> None:
     """One clear error for numbers out of range; called before anything is computed."""
-    if options.json is not None:
-        check_file("json", options.json)
+    for name in ("json", "figure"):
+        if getattr(options, name) is not None:
+            check_file(name, getattr(options, name))
+    if options.figure is not None and pathlib.Path(options.figure).suffix not in FORMATS:
+        raise ValueError(f"figure = {options.figure!r}; allowed: a name that ends in {', '.join(FORMATS)}")
+    if options.figure is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("a figure needs matplotlib: pip install matplotlib")
     if options.path is not None:
         check_path("path", options.path)
     if ":" in options.target and options.path is not None:
@@ -78,7 +96,7 @@ def check(options: Options) -> None:
         if getattr(options, name) is not None:
             check_positive(name, getattr(options, name))
     check_seed("seed", options.seed)
-    least = {"steps": 3, "walk": 0, "pools": 2, "pool": 2}
+    least = {"steps": 3, "pools": 2, "pool": 2}
     for name in (
         "tasks",
         "D_in",
@@ -86,7 +104,8 @@ def check(options: Options) -> None:
         "D_o",
         "inner_steps",
         "steps",
-        "walk",
+        "outer_steps",
+        "pilot",
         "task_chunk",
         "pools",
         "pool",

@@ -29,12 +29,16 @@ class Effort:
     pools: int = 24
     pool: int = 120
     steps: int = 48
+    pilot: int = 200
     measure: dict[str, int] = dataclasses.field(default_factory=dict)
     """arguments of jaxmaml.measure.constants."""
 
 
-QUICK = Effort(5, 10, 12, {"iterations": 8, "starts": 1, "samples": 4})
-"""for a network of which a gradient takes milliseconds a sample."""
+QUICK = Effort(5, 10, 12, 20, {"iterations": 8, "starts": 1, "samples": 4})
+"""for a network of which a gradient takes milliseconds a sample; --quick of another one measures as little,
+but keeps the pools: alpha chosen on ten samples is chosen for those."""
+OUTER_STEPS = 1000
+"""planned, where neither a preset nor the user says."""
 SIZES = {"tasks": 20, "D_in": 10, "D_h": 10, "D_o": 10}
 """of a step, where neither a preset nor the user says."""
 
@@ -51,6 +55,10 @@ class Target:
     alpha: float | None
     inner_steps: int
     task_chunk: int | None
+    there: int | None
+    """n, how many tasks there are; None for a preset, whose pools stand for more."""
+    outer_steps: int
+    """planned."""
     preset: Preset | None
 
 
@@ -59,7 +67,9 @@ def effort(options: Options) -> Effort:
     preset = PRESETS.get(options.target)
     large = preset is not None and preset.model.kind == "conv4"
     chosen = QUICK if options.quick or (options.quick is None and large) else Effort()
-    asked = {name: getattr(options, name) for name in ("pools", "pool", "steps")}
+    if chosen is QUICK and not large:
+        chosen = dataclasses.replace(QUICK, pools=Effort.pools, pool=Effort.pool, pilot=Effort.pilot)
+    asked = {name: getattr(options, name) for name in ("pools", "pool", "steps", "pilot")}
     return dataclasses.replace(chosen, **{name: n for name, n in asked.items() if n is not None})
 
 
@@ -75,9 +85,7 @@ def resolve(options: Options) -> Target:
     if ":" in options.target:
         problem = _call(options.target)
         tasks = jax.tree.leaves(problem.full)[0].shape[0]
-        what = f"{options.target} ({tasks} tasks)"
-        steps = options.inner_steps or 1
-        return Target(problem, what, SIZES | asked, options.alpha, steps, options.task_chunk, None)
+        return of_problem(problem, f"{options.target} ({tasks} tasks)", options)
     preset = PRESETS[options.target]
     data = dataclasses.replace(preset.data, path=options.path or preset.data.path)
     preset = dataclasses.replace(preset, data=data, precision=precision(options))
@@ -90,7 +98,32 @@ def resolve(options: Options) -> Target:
         options.alpha or preset.inner.alpha,
         options.inner_steps or preset.inner.steps,
         options.task_chunk or preset.method.task_chunk,
+        None,
+        options.outer_steps or preset.outer.steps,
         preset,
+    )
+
+
+def of_problem(problem: Problem, what: str, options: Options) -> Target:
+    """A problem of the user's own, whose n tasks are all there are.
+
+    Raises:
+      ValueError: more tasks of a step than there are.
+    """
+    there = jax.tree.leaves(problem.full)[0].shape[0]
+    asked = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
+    if options.tasks is not None and options.tasks > there:
+        raise ValueError(f"tasks = {options.tasks}; allowed: at most {there}, the tasks there are")
+    return Target(
+        problem,
+        what,
+        SIZES | {"tasks": min(SIZES["tasks"], there)} | asked,
+        options.alpha,
+        options.inner_steps or 1,
+        options.task_chunk,
+        there,
+        options.outer_steps or OUTER_STEPS,
+        None,
     )
 
 

@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator
 
+from jaxmaml.advice import rules
 from jaxmaml.advice.advise import Advice
 from jaxmaml.advice.bounds import AFFORDABLE, REPAIRED, Plan, Promise
 from jaxmaml.advice.differences import Point
@@ -15,18 +16,26 @@ from jaxmaml.theory import drift
 WIDTH = 100
 
 
-def text(advice: Advice) -> str:
-    """Everything in the advice, in five parts."""
-    parts = (_head, _constants, _theory, _differences, _costs, _advice)
+def verdict(advice: Advice) -> str:
+    """What to do, in five sentences, and the command of a preset."""
+    lines = [f"Advice for {advice.target}, {advice.outer_steps} outer steps of maml planned", ""]
+    for sentence in advice.recommendation.verdict:
+        lines += _wrapped(sentence, "", "   ")
+    return "\n".join([*lines, *_command(advice)])
+
+
+def evidence(advice: Advice) -> str:
+    """Everything that the verdict rests on, in five parts."""
+    parts = (_head, _constants, _theory, _differences, _costs, _choice)
     return "\n".join(line.rstrip() for part in parts for line in part(advice))
 
 
 def _head(advice: Advice) -> Iterator[str]:
     s = advice.sizes
-    yield from _wrapped(f"Advice for {advice.target}, {advice.dtype}")
+    yield from _wrapped(f"Evidence for {advice.target}, {advice.dtype}")
     yield from _wrapped(
-        f"in force: alpha = {number(advice.alpha)}, {advice.inner_steps} inner step"
-        f"{'s' if advice.inner_steps > 1 else ''}, B = {s['tasks']} tasks, "
+        f"in force: alpha = {number(advice.before)}, below {number(advice.alpha)} as recommended, "
+        f"{advice.inner_steps} inner step{'s' if advice.inner_steps > 1 else ''}, B = {s['tasks']} tasks, "
         f"D_in = {s['D_in']}, D_h = {s['D_h']}, D_o = {s['D_o']} samples"
     )
 
@@ -43,6 +52,11 @@ def _constants(advice: Advice) -> Iterator[str]:
 
 
 def _theory(advice: Advice) -> Iterator[str]:
+    yield from ("", "2. What the theorems ask for and promise with these constants, for one inner step", "")
+    if advice.constants.kink:
+        words = f"Nothing: {advice.constants.kink}, and no finite rho holds. The theorems need one."
+        yield from _wrapped(words, "   ")
+        return
     s, w0 = advice.sizes, advice.points[0]
 
     def row(label: str, value: Callable[[Promise], str]) -> str:
@@ -54,11 +68,10 @@ def _theory(advice: Advice) -> Iterator[str]:
             lambda p: _entry(getattr(p, which), name, empty=which == "summarised" and p.name == REPAIRED),
         )
 
-    yield from ("", "2. What the theorems ask for and promise with these constants, for one inner step", "")
     yield row("", lambda p: "repaired" if p.name == REPAIRED else p.name)
     yield row("alpha at most, derived", lambda p: number(p.alpha_max))
     yield row("alpha at most, as summarised", lambda p: number(p.alpha_max_summary))
-    yield row("alpha of all below (at most in force)", lambda p: number(p.alpha))
+    yield row("alpha of all below (at most advised)", lambda p: number(p.alpha))
     yield row("|grad F(w0)|", lambda p: number(p.grad_norm))
     yield row("epsilon" + ("" if advice.epsilon else ", a tenth of it"), lambda p: number(p.epsilon))
     asked, known = advice.gap is not None, advice.promises[0].gap is not None
@@ -113,7 +126,7 @@ def _hopeless(advice: Advice) -> Iterator[str]:
     for p in advice.promises:
         said = []
         if advice.alpha > p.alpha_max * (1 + 1e-12):
-            said.append(f"alpha in force is {number(advice.alpha / p.alpha_max)} times the largest derived")
+            said.append(f"alpha is {number(advice.alpha / p.alpha_max)} times the largest derived")
         worst = max(p.floor, p.floor_summary or 0.0)
         if worst >= p.grad_norm > 0:
             which = "derived" if p.floor >= worst else "as summarised"
@@ -186,30 +199,68 @@ def _costs(advice: Advice) -> Iterator[str]:
         "4. Cost of a step, median of repetitions that alternate, and memory of XLA's temporaries",
         "",
     )
-    yield f"   {'':18}{'/ fo_maml':>10}{'time':>13}{'memory':>15}{'/ fo_maml':>11}"
+    yield f"   {'':18}{'/ fo_maml':>10}{'time':>13}{'memory':>15}{'/ fo_maml':>11}{'gradients':>12}"
     base = advice.costs["fo_maml"].memory
     for name, cost in sorted(advice.costs.items(), key=lambda item: item[1].time):
         memory = "unknown" if cost.memory is None else f"{number(cost.memory / 2**20)} MiB"
         ratio = f"{cost.memory / base:.2f}" if cost.memory is not None and base else ""
-        yield f"   {name:18}{cost.time:10.2f}{number(cost.seconds * 1e3):>10} ms{memory:>15}{ratio:>11}"
+        seconds = f"{number(cost.seconds * 1e3):>10} ms"
+        yield f"   {name:18}{cost.time:10.2f}{seconds}{memory:>15}{ratio:>11}{cost.gradients:12.2f}"
+
+    if others := sorted(set(advice.costs) - set(advice.pilot.scales)):
+        yield ""
+        yield from _wrapped(
+            f"Of another objective than this loss, and not ranked: {', '.join(others)}.", "   "
+        )
 
 
-def _advice(advice: Advice) -> Iterator[str]:
-    r = advice.recommendation
+def _choice(advice: Advice) -> Iterator[str]:
+    """The errors that the methods are ranked by, where each is chosen, and the loss against alpha."""
+    point, pilot, N = advice.points[-1], advice.pilot, advice.outer_steps
     yield from (
         "",
-        f"5. Advice, from the numbers at {advice.points[-1].where} (rules: experiments/advice/rules.py)",
+        f"5. The choice (rules: jaxmaml/advice/rules.py): errors after {N} steps of maml's price",
         "",
     )
-    yield from _wrapped(" ".join(r.reasons), "   ")
+    parts = "".join(f"{part:>10}" for part in ("bias", "noise", "start", "error"))
+    yield f"   {'':18}{parts}   pilot above that of maml_same_batch"
+    for _, d in rules.ranked(point, pilot, advice.prices, N):
+        e = rules.error(d, point, pilot, N, advice.prices[d.estimator] / advice.prices["maml"])
+        above = pilot.above.get(d.estimator)
+        row = "".join(f"{number(x):>10}" for x in (e.lasting, e.noise, e.start, e.total))
+        yield f"   {d.estimator:18}{row}   {'' if above is None else rules.with_interval(above)}"
+    for name, why in pilot.out.items():
+        yield f"   {name:18}out: {why}"
+    yield ""
+    chosen = ", ".join(
+        f"{t.estimator} from {number(t.low)} to {number(t.high)}"
+        for t in rules.turns(point, pilot, advice.prices, N)
+    )
+    yield from _wrapped(f"Chosen, by planned steps: {chosen}.", "   ")
+    step = "the preset's optimiser" if pilot.step is None else f"beta = {number(pilot.step)}"
+    yield from _wrapped(
+        f"Pilot of {pilot.steps} steps with {step}, L_F = {number(pilot.smoothness)}: the loss after "
+        f"adaptation falls from {number(pilot.start)} to {number(pilot.end)}. There, by alpha (adapted to "
+        "D_in; to all):",
+        "   ",
+    )
+    scan = advice.scan
+    yield from _wrapped(
+        "; ".join(
+            f"{number(a)}: {number(x)}, {number(y)}"
+            for a, x, y in list(zip(scan.alphas, scan.sampled, scan.whole, strict=True))[::2]
+        ),
+        "   ",
+    )
+
+
+def _command(advice: Advice) -> Iterator[str]:
+    r = advice.recommendation
     if advice.preset:
         words = f"{advice.preset} --method.estimator {r.estimator} --inner.alpha {r.alpha:.4g}"
-        words += f" --outer.tasks {r.tasks}"
-        if r.outer_step is not None:
-            found = advice.constants.constants()
-            words += f" --outer.optimizer theorem --outer.L {found.L:.4g} --outer.rho {found.rho:.4g}"
+        words += f" --outer.tasks {r.tasks} --outer.steps {r.outer_steps}"
         yield ""
-        yield from _wrapped(f"jaxmaml train {words}", "   ", "     ")
+        yield from _wrapped(f"jaxmaml train {words}", "", "  ")
 
 
 def _short(x: float) -> str:

@@ -21,6 +21,7 @@ import jax
 from jaxmaml.checks import check_positive, check_step_count
 from jaxmaml.measure.curvature import measure_L
 from jaxmaml.measure.estimates import MeasuredConstants
+from jaxmaml.measure.kinks import find_kink, without_end
 from jaxmaml.measure.noise import measure_noise
 from jaxmaml.measure.points import near
 from jaxmaml.measure.problem import Problem
@@ -46,6 +47,7 @@ def constants(
     * L: the largest |Ritz value| of every H_i(w). While the residual of the largest is above `tolerance`,
       it is measured again, with twice the steps, up to 8 times as many.
     * rho: the largest of ||T_i(w)||, and of ||H_i(w) - H_i(w')|| / ||w - w'|| for consecutive points.
+      Derivatives that jump between consecutive points (`measure.kinks`) are said: no finite rho holds then.
     * sigma: exact at every point, for the n tasks and as far as `full` is exact.
     * sigma_tilde, sigma_h: the largest of many noisy means is too large on average. So a first look chooses
       8 candidates, fresh draws choose one of them, and the value is that of fresh draws once more.
@@ -90,7 +92,11 @@ def constants(
         sigma = measure_sigma(survey)  # first, because it names a gradient that is not finite
         L, cost = measure_L(survey, keys[1], iterations, tolerance)
         rho, more = measure_rho(survey, keys[2], iterations, starts, L.value)
+        kink, few = find_kink(survey)
+        rho = without_end(rho, kink)
         sigma_tilde, _ = measure_noise(survey, keys[3], samples, None)
         sigma_h, most = measure_noise(survey, keys[4], max(2, samples // 4), iterations)
-    products += cost + more + most
-    return MeasuredConstants(L, rho, sigma, sigma_tilde, sigma_h, len(survey.points), survey.tasks, products)
+    products += cost + more + few + most
+    return MeasuredConstants(
+        L, rho, sigma, sigma_tilde, sigma_h, len(survey.points), survey.tasks, products, kink
+    )

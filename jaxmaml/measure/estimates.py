@@ -17,8 +17,8 @@ class Estimate:
     low: float
     high: float
     """[low, high] is about the points that were measured: a 95 % interval for sigma_tilde and sigma_h, from
-    the largest Ritz value to its residual above it for L, the value itself for rho and sigma. What other
-    points may hold is told by `kind`."""
+    the largest Ritz value to its residual above it for L, the value itself for rho and sigma, and infinite
+    above for the rho of a loss with kinks. What other points may hold is told by `kind`."""
     kind: Literal["lower estimate", "upper bound", "exact"]
     n: int
     """how many: (point, task) pairs for L, with those of neighbouring points for rho, points for sigma, draws
@@ -40,6 +40,8 @@ class MeasuredConstants:
     tasks: int
     products: int
     """Hessian-vector products with a task's batch or one sample; a product with T counts as two."""
+    kink: str = ""
+    """where a derivative jumps, so that no finite rho holds; "" where no jump was seen."""
 
     def constants(self) -> Constants:
         """The values as `jaxmaml.types.Constants`, every kind "measured"."""

@@ -33,7 +33,6 @@ TOO_MANY = (str(2**31), str(2**63))
 LEAST = {
     "seed": 0,
     "evaluation.seed": 0,
-    "walk": 0,
     "slurm.gpus_per_node": 0,
     "data.ways": 2,
     "pools": 2,
@@ -48,6 +47,7 @@ BAD_TEXT = {
     "metrics": ("", FOLDER, f"{FILE}/below"),
     "path": ("",),
     "json": ("", FOLDER, "no/such", f"{FILE}/below"),
+    "figure": ("", FOLDER, "no/such", f"{FILE}/below", "x.gif"),
     "executor": TEXT,
     "platform": TEXT,
     "scheduler": ("",),
