@@ -41,6 +41,7 @@ LAYERS = {
         {"estimators", "tasks", "theory"},
         {"_meta_gradient", "step_size"},
         {"objective"},
+        {"federated"},
         {"measure"},
         {"constants"},
         {"training"},
