@@ -58,7 +58,7 @@ LAYERS = {
         {"claims"},
         {"power", "report", "summary"},
         {"pipeline"},
-        {"head_to_head"},
+        {"head_to_head", "federated"},
         {"head_to_head_figures", "benchmarks"},
         {"__main__"},
     ],

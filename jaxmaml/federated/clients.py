@@ -1,4 +1,4 @@
-"""Clients: a dict {name: (x, y)} of arrays of unequal sizes, or the same one after the other on the device."""
+"""Clients: a dict {name: (x, y)} of arrays of unequal sizes, or all of them in one array on the device."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field

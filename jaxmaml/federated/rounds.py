@@ -124,7 +124,8 @@ def per_fedavg(
         check_step_count(f"batch_sizes: {name}", size, least)
     traced, fixed = _numbers({"alpha": alpha, **options})
     local = _Meta(loss, estimator, tuple(map(int, batch_sizes)), fixed)
-    plan = _Plan(rounds, local_steps, sampled, weights, sampling, every or rounds, client_chunk)
+    every = rounds if every is None else every
+    plan = _Plan(rounds, local_steps, sampled, weights, sampling, every, client_chunk)
     return _train(local, params, clients, key, beta, traced, plan, server, refresh)
 
 
@@ -154,7 +155,8 @@ def fedavg(
     check_params(params)
     check_step_count("batch_size", batch_size)
     local = _Plain(loss, (int(batch_size), 0, 0))
-    plan = _Plan(rounds, local_steps, sampled, weights, sampling, every or rounds, client_chunk)
+    every = rounds if every is None else every
+    plan = _Plan(rounds, local_steps, sampled, weights, sampling, every, client_chunk)
     return _train(local, params, clients, key, beta, {}, plan, server, refresh)
 
 

@@ -100,7 +100,7 @@ def _labelled(x: Array, y: Array) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x), np.asarray(y)
     if y.ndim != 1 or len(x) != len(y) or not len(y) or y.dtype.kind not in "iu":
         raise ValueError(
-            f"x has shape {x.shape}, y shape {y.shape} and dtype {y.dtype}; allowed: a label, an integer, for "
-            "each sample, and at least one"
+            f"x has shape {x.shape}, y shape {y.shape} and dtype {y.dtype}; allowed: a label, an integer, "
+            "for each sample, and at least one"
         )
     return x, y

@@ -113,8 +113,8 @@ def test_longer_run_begins_as_the_shorter():
 
 
 def test_server_optimiser_takes_the_pseudo_gradient():
-    """w <- w - 0.3 (w - mean): the first round goes 0.3 of the way; momentum adds the last pseudo-gradient."""
-    server = optax.sgd(0.3, momentum=0.5)
+    """w <- w - 0.3 (w - mean): the first round goes 0.3 of the way."""
+    server = optax.sgd(0.3)
     found = history(ours("fedavg", server=server))
     first = reference("fedavg")[0]
     np.testing.assert_allclose(found[0], START + 0.3 * (first - START), rtol=1e-10)
