@@ -166,20 +166,10 @@ def accuracies(setting: Setting, method: str, seeds: range, rates: np.ndarray, k
     tuning = jnp.asarray(setting.rates)
 
     def lane(params: Any, clients: Any, key: jax.Array, pair: jax.Array) -> jax.Array:
-        history = trained(params, clients["seen"][0], key, *pair).history
-        ends = [k // setting.rounds - 1 for k in budgets.values()]
-        of_rates = jax.vmap(fine_tuned, (None, None, 0))
-        return jnp.stack(
-            [
-                jnp.stack(
-                    [
-                        of_rates(jax.tree.map(lambda h, i=i: h[i], history), clients[kind], tuning)
-                        for i in ends
-                    ]
-                )
-                for kind in kinds
-            ]
-        )
+        ends = jnp.array([k // setting.rounds - 1 for k in budgets.values()])
+        ends = jax.tree.map(lambda h: h[ends], trained(params, clients["seen"][0], key, *pair).history)
+        of_all = jax.vmap(jax.vmap(fine_tuned, (None, None, 0)), (0, None, None))
+        return jnp.stack([of_all(ends, clients[kind], tuning) for kind in kinds])
 
     def start(seed: int) -> Any:
         network = models.MLP((features, setting.hidden, classes), rngs=nnx.Rngs(seed))
@@ -277,9 +267,9 @@ def table(summary: pd.DataFrame) -> str:
     lines = [
         "# Per-FedAvg against FedAvg with fine-tuning",
         "",
-        "Accuracy on held-out samples after so many steps on a client's own training samples, mean over clients;",
-        "mean over seeds and its 95 % interval. \\* differs from FedAvg on the same seeds (paired 95 % interval",
-        "without 0).",
+        "Accuracy on held-out samples after so many steps on a client's own training samples, mean over",
+        "clients; mean over seeds and its 95 % interval. \\* differs from FedAvg on the same seeds",
+        "(paired 95 % interval without 0).",
         "",
     ]
     steps = sorted(summary.steps.unique())

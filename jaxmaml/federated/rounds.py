@@ -336,7 +336,7 @@ def draw(
 
     A client's samples of one step are all different; those of different steps are drawn anew.
     """
-    key_who, key_in, key_out, key_hessian = jax.random.split(key, 4)
+    key_who, *keys = jax.random.split(key, 4)
     sizes, count = np.asarray(clients.sizes), len(clients.sizes)
     S = count if plan.sampled is None else plan.sampled
     if plan.sampling == "size":
@@ -346,16 +346,26 @@ def draw(
         who = distinct(codes(key_who, (S,), count))
 
     inner, hessian, outer = batches
-
-    def letters(key: jax.Array, size: int, first: int) -> jax.Array:
-        def of_client(key: jax.Array, n: jax.Array) -> jax.Array:
-            return codes(key, (plan.local_steps, size), n, first)
-
-        return jax.vmap(of_client)(jax.random.split(key, S), jnp.asarray(sizes)[who])
-
-    # In this order D_in and D_o do not depend on the size of D_h.
-    parts = [letters(key_in, inner, 0)]
-    parts += [letters(key_out, outer, inner), letters(key_hessian, hessian, inner + outer)]
-    chosen = distinct(jnp.concatenate(parts, axis=-1)) + jnp.asarray(clients.offsets)[who][:, None, None]
+    # One draw of bits for all three, the batch's axis first, and not made again for each use of them: such
+    # programs compile for long. In this order of the letters D_in and D_o do not depend on the size of D_h.
+    bits = jax.vmap(lambda key: jax.random.bits(key, (max(batches), S, plan.local_steps), jnp.uint32))(
+        jnp.stack(keys)
+    )
+    bits = jax.lax.optimization_barrier(bits)
+    bits = jnp.concatenate([bits[0, :inner], bits[1, :outer], bits[2, :hessian]])
+    left = jnp.asarray(sizes)[who][:, None] - jnp.arange(sum(batches))[:, None, None]
+    chosen = (
+        distinct(jnp.moveaxis(below(bits, left), 0, -1)) + jnp.asarray(clients.offsets)[who][:, None, None]
+    )
     first, last, middle = jnp.split(chosen, (inner, inner + outer), axis=-1)
     return who, (first, middle, last)
+
+
+def below(bits: jax.Array, n: jax.Array) -> jax.Array:
+    """Of 32 random bits an integer, uniform on 0, ..., n - 1 up to n / 2^32: the high word of bits n."""
+    high, low = bits >> 16, bits & 0xFFFF
+    n = n.astype(jnp.uint32)
+    n_high, n_low = n >> 16, n & 0xFFFF
+    upper = high * n_low + (low * n_low >> 16)
+    lower = low * n_high + (upper & 0xFFFF)
+    return (high * n_high + (upper >> 16) + (lower >> 16)).astype(jnp.int32)

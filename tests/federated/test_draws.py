@@ -69,11 +69,24 @@ def test_clients_are_sampled_without_replacement():
     assert abs((by_size[:, 1] == 1).mean() - second) < 5 * np.sqrt(0.25 / N)
 
 
+def test_integers_below():
+    """The high word of the product, for small and large n; about as often each."""
+    bits = np.array([0, 1, 2**31, 2**32 - 1, 0x12345678, 0xFFFF0000, 0x0000FFFF], np.uint32)
+    for n in (1, 2, 7, 65535, 65536, 65537, 1_000_003, 2**31 - 1):
+        expected = [int(b) * n >> 32 for b in bits]
+        np.testing.assert_array_equal(rounds.below(bits, np.int32(n)), expected)
+
+
 def test_common_random_numbers():
     """D_in and D_o are the same whatever the size of D_h, and so are the clients."""
-    who, (inner, _, outer) = drawn()
-    who_without, (inner_without, none, outer_without) = drawn(batches=(2, 0, 4))
-    assert none.size == 0
-    np.testing.assert_array_equal(who, who_without)
-    np.testing.assert_array_equal(inner, inner_without)
-    np.testing.assert_array_equal(outer, outer_without)
+    packed = federated.pack(samples())
+
+    def of(size):
+        return rounds.draw(packed, jax.random.key(1), plan(local_steps=2), (2, size, 3))
+
+    (who, (inner, _, outer)), others = of(3), [of(0), of(4)]
+    for other, rows in others:
+        np.testing.assert_array_equal(who, other)
+        np.testing.assert_array_equal(inner, rows[0])
+        np.testing.assert_array_equal(outer, rows[2])
+    assert [rows[1].shape[-1] for _, rows in others] == [0, 4]

@@ -1,4 +1,4 @@
-"""Clients adapt on their own training samples, are measured on held-out ones, and the last round is the last."""
+"""Clients adapt on their training samples and are measured on held-out ones; the last round is the last."""
 
 import functools
 
