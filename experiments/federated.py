@@ -59,7 +59,9 @@ class Setting:
     steps: tuple[int, ...] = (0, 1, 5)
     """of fine-tuning."""
     rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
-    """of alpha, of beta and of the fine-tuning."""
+    """tried for alpha and for the fine-tuning."""
+    betas: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    """tried for beta."""
     seeds: int = 10
     tuning_seeds: int = 3
 
@@ -67,9 +69,11 @@ class Setting:
 DIGITS = Setting("digits", clients=24, a=12, hidden=32, batch=6)
 SCALES = {
     "smoke": (
-        dataclasses.replace(DIGITS, rounds=4, sampled=4, hidden=4, rates=(0.1, 1.0), seeds=2, tuning_seeds=1),
+        dataclasses.replace(
+            DIGITS, rounds=4, sampled=4, hidden=4, rates=(0.1, 1.0), betas=(0.3,), seeds=2, tuning_seeds=1
+        ),
     ),
-    "default": (DIGITS, Setting("fashion_mnist", clients=48, a=20, hidden=32, batch=10)),
+    "default": (DIGITS, Setting("fashion_mnist", clients=36, a=16, hidden=32, batch=8, tuning_seeds=2)),
 }
 NAMES = {"digits": "Digits", "fashion_mnist": "Fashion-MNIST"}
 
@@ -115,7 +119,7 @@ def shared_out(setting: Setting, seed: int) -> dict[str, tuple[federated.Clients
     parts = federated.hold_out(clients, setting.held_out, seed)
 
     def of(kind: str) -> Any:
-        wanted = {name for name in clients if (int(name) % 6 >= 4) == (kind == "unseen")}
+        wanted = {name for name in clients if (int(str(name)) % 6 >= 4) == (kind == "unseen")}
         return tuple(
             federated.pack({name: part[name] for name in clients if name in wanted}) for part in parts
         )
@@ -184,7 +188,7 @@ def accuracies(setting: Setting, method: str, seeds: range, rates: np.ndarray, k
 def chosen(setting: Setting, method: str) -> pd.DataFrame:
     """Rows (budget, alpha, beta, one rate of fine-tuning for each number of steps)."""
     alphas = (np.nan,) if method == REFERENCE else setting.rates
-    grid = np.array(list(itertools.product(alphas, setting.rates)))
+    grid = np.array(list(itertools.product(alphas, setting.betas)))
     seeds = range(TUNING_SEED, TUNING_SEED + setting.tuning_seeds)
     found = accuracies(setting, method, seeds, grid, ("seen",)).mean(axis=0)[:, 0]
     return best(setting, grid, np.nan_to_num(found))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmaml.checks import check_callable, check_params, check_step_count, concrete, scalar
+from jaxmaml.checks import check_callable, check_params, check_step_count, scalar
 from jaxmaml.federated.clients import Clients, Samples, pack
 from jaxmaml.federated.rounds import MEANS, Run
 from jaxmaml.inner import ONE_STEP, InnerLoop, adapt, check_alpha, check_inner, is_optax
@@ -251,11 +251,10 @@ def _mean_of_samples(function: Loss, params: PyTree, x: Any, y: Any, there: Any)
 
 def _check_apart(training: Clients, test: Clients) -> None:
     """No client is tested on the samples that it adapts on."""
-    known = [concrete(array) for array in (training.x, training.y, test.x, test.y)]
-    if training.sizes != test.sizes or any(array is None for array in known):
+    arrays = (training.x, training.y, test.x, test.y)
+    if training.sizes != test.sizes or any(isinstance(array, jax.core.Tracer) for array in arrays):
         return
-    x, y, test_x, test_y = known
-    if np.array_equal(x, test_x) and np.array_equal(y, test_y):
+    if np.array_equal(training.x, test.x) and np.array_equal(training.y, test.y):
         raise ValueError(
             "training and test are the same samples; allowed: held-out ones, e.g. federated.hold_out(clients)"
         )
@@ -284,4 +283,5 @@ def _check_mean_over_samples(name: str, function: Loss, params: PyTree, clients:
 @functools.partial(jax.jit, static_argnames="function")
 def _both(function: Loss, params: PyTree, batch: tuple) -> tuple[jax.Array, jax.Array]:
     there = jnp.ones(len(batch[0]), bool)
-    return function(params, batch), _mean_of_samples(function, params, *batch, there)
+    x, y = batch
+    return function(params, batch), _mean_of_samples(function, params, x, y, there)

@@ -36,7 +36,7 @@ from jaxmaml.estimators.maml import maml
 from jaxmaml.federated.clients import Clients, Samples, pack
 from jaxmaml.inner import check_alpha
 from jaxmaml.names import unknown
-from jaxmaml.types import Episode, Estimator, Loss, PyTree, Scalar
+from jaxmaml.types import Episode, Loss, PyTree, Scalar
 
 Refresh = Callable[[PyTree, PyTree], PyTree]
 """refresh(w, batch) -> w with what no gradient moves, such as running statistics, as the batch has it."""
@@ -66,7 +66,7 @@ def per_fedavg(
     beta: Scalar,
     rounds: int,
     key: jax.Array,
-    estimator: Estimator = maml,
+    estimator: Callable[..., PyTree] = maml,
     local_steps: int = 5,
     sampled: int | None = None,
     batch_sizes: tuple[int, int, int] = (10, 10, 10),
@@ -123,7 +123,8 @@ def per_fedavg(
     for size, least, name in zip(batch_sizes, (1, 0, 1), ("D_in", "D_h", "D_o"), strict=True):
         check_step_count(f"batch_sizes: {name}", size, least)
     traced, fixed = _numbers({"alpha": alpha, **options})
-    local = _Meta(loss, estimator, tuple(map(int, batch_sizes)), fixed)
+    inner, hessian, outer = map(int, batch_sizes)
+    local = _Meta(loss, estimator, (inner, hessian, outer), fixed)
     every = rounds if every is None else every
     plan = _Plan(rounds, local_steps, sampled, weights, sampling, every, client_chunk)
     return _train(local, params, clients, key, beta, traced, plan, server, refresh)
@@ -187,10 +188,10 @@ class _Plan:
             check_step_count("sampled", self.sampled)
             if self.sampled > count:
                 raise ValueError(f"sampled = {self.sampled}; allowed: at most {count}, the clients there are")
-        for name, size in zip(clients.names, clients.sizes, strict=True):
+        for client, size in zip(clients.names, clients.sizes, strict=True):
             if size < samples:
                 raise ValueError(
-                    f"client {name!r} has {size} samples; allowed: at least {samples}, the batches of one "
+                    f"client {client!r} has {size} samples; allowed: at least {samples}, the batches of one "
                     "local step"
                 )
 
@@ -215,7 +216,7 @@ class _Meta:
     """An estimator of the meta-gradient."""
 
     loss: Loss
-    estimator: Estimator
+    estimator: Callable[..., PyTree]
     sizes: tuple[int, int, int]
     fixed: tuple[tuple[str, Any], ...]
     """arguments that are no numbers."""
