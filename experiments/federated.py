@@ -190,8 +190,8 @@ def chosen(setting: Setting, method: str) -> pd.DataFrame:
     alphas = (np.nan,) if method == REFERENCE else setting.rates
     grid = np.array(list(itertools.product(alphas, setting.betas)))
     seeds = range(TUNING_SEED, TUNING_SEED + setting.tuning_seeds)
-    found = accuracies(setting, method, seeds, grid, ("seen",)).mean(axis=0)[:, 0]
-    return best(setting, grid, np.nan_to_num(found))
+    found = np.mean(accuracies(setting, method, seeds, grid, ("seen",)), axis=0)[:, 0]
+    return best(setting, grid, np.nan_to_num(found))  # where one diverged, no accuracy at all
 
 
 def best(setting: Setting, grid: np.ndarray, found: np.ndarray) -> pd.DataFrame:
@@ -199,10 +199,10 @@ def best(setting: Setting, grid: np.ndarray, found: np.ndarray) -> pd.DataFrame:
     rows = []
     for place, budget in enumerate(BUDGETS):
         at = int(found[:, place, :, setting.steps.index(TUNED_BY)].max(axis=1).argmax())
-        tuned = {
-            nu: setting.rates[i] for nu, i in zip(setting.steps, found[at, place].argmax(0), strict=True)
-        }
-        rows.append({"budget": budget, "alpha": grid[at, 0], "beta": grid[at, 1], **tuned})
+        row: dict[Any, Any] = {"budget": budget, "alpha": grid[at, 0], "beta": grid[at, 1]}
+        tuned = found[at, place].argmax(axis=0)
+        row.update((nu, setting.rates[i]) for nu, i in zip(setting.steps, tuned, strict=True))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
