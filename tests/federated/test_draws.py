@@ -78,15 +78,14 @@ def test_integers_below():
 
 
 def test_common_random_numbers():
-    """D_in and D_o are the same whatever the size of D_h, and so are the clients."""
+    """D_in and D_o are the same whatever the size of D_h; D_in is that of FedAvg, and so are the clients."""
     packed = federated.pack(samples())
-
-    def of(size):
-        return rounds.draw(packed, jax.random.key(1), plan(local_steps=2), (2, size, 3))
-
-    (who, (inner, _, outer)), others = of(3), [of(0), of(4)]
-    for other, rows in others:
+    sizes = [(2, 3, 3), (2, 0, 3), (2, 4, 3), (2, 0, 0)]
+    draw = functools.partial(rounds.draw, packed, jax.random.key(1), plan(local_steps=2))
+    (who, (inner, _, outer)), *others = jax.jit(lambda: [draw(of) for of in sizes])()
+    for (other, rows), of in zip(others, sizes[1:], strict=True):
         np.testing.assert_array_equal(who, other)
         np.testing.assert_array_equal(inner, rows[0])
+        assert tuple(at.shape[-1] for at in rows) == of
+    for _, rows in others[:2]:
         np.testing.assert_array_equal(outer, rows[2])
-    assert [rows[1].shape[-1] for _, rows in others] == [0, 4]
