@@ -98,7 +98,7 @@ def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | Non
 
 
 def federated(scale: Literal["smoke", "default"] = "default") -> None:
-    """Per-FedAvg against FedAvg with fine-tuning, on unequal clients; five minutes on 2 cores.
+    """Per-FedAvg against FedAvg with fine-tuning, on unequal clients; six minutes of one core.
 
     Args:
       scale: smoke takes digits alone, two seeds and few rounds.

@@ -28,7 +28,7 @@ HEAVY = (
     "optax",
     "orbax",
 )
-SUBCOMMANDS = "run", "plot", "report", "reproduce", "list", "train", "head-to-head", "advise"
+SUBCOMMANDS = "run", "plot", "report", "reproduce", "list", "train", "head-to-head", "federated", "advise"
 
 
 def command(*words, cwd=ROOT):
