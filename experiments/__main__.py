@@ -1,4 +1,4 @@
-"""Command line: python -m experiments run | plot | report | reproduce | list | head-to-head | advice.
+"""Command line: python -m experiments run | plot | report | reproduce | list | head-to-head | federated | advice.
 
 The commands of `jaxmaml` (train, advise) are known here too. Every start is quick: what is imported here
 needs neither JAX nor pandas, and each command imports the rest when its arguments are known to be good.
@@ -98,6 +98,19 @@ def head_to_head(scale: Literal["smoke", "default"] = "default", path: str | Non
         print(made)
 
 
+def federated(scale: Literal["smoke", "default"] = "default") -> None:
+    """Per-FedAvg against FedAvg with fine-tuning, on unequal clients; six minutes of one core.
+
+    Args:
+      scale: smoke takes digits alone, two seeds and few rounds.
+    """
+    check_folder("results", claims.RESULTS)
+    configure(float64=False)
+    from experiments import federated as comparison
+
+    print(comparison.run(scale))
+
+
 def advice(problem: str = "all") -> None:
     """Compare what `advise` says with what training reaches, on problems with known answers (ten minutes).
 
@@ -122,6 +135,7 @@ def main() -> int:
         "reproduce": reproduce,
         "list": list_,
         "head-to-head": head_to_head,
+        "federated": federated,
         "advice": advice,
         **command_line.COMMANDS,
     }

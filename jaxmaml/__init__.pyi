@@ -2,6 +2,7 @@ from . import advice as advice
 from . import constants as constants
 from . import data as data
 from . import estimators as estimators
+from . import federated as federated
 from . import fewshot as fewshot
 from . import hvp as hvp
 from . import measure as measure

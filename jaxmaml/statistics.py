@@ -18,17 +18,32 @@ class Interval:
     """what the interval says: exact (nothing is random), sampling, fit, limit, range."""
 
 
-def interval(values: Iterable[float], level: float = 0.95) -> Interval:
-    """Student's interval of the mean of independent values; degenerate for one value."""
+def interval(
+    values: Iterable[float], level: float = 0.95, *, weights: Iterable[float] | None = None
+) -> Interval:
+    """Student's interval of the mean of independent values; degenerate for one value.
+
+    With weights p_i >= 0, of sum 1 after division by theirs, of m = sum_i p_i x_i: its standard error is
+    sqrt(n / (n - 1) sum_i p_i^2 (x_i - m)^2), that of a ratio of means (Cochran 1977, section 2.11), and
+    s / sqrt(n) for equal weights.
+    """
     import scipy.stats  # takes as long as JAX, and a start that computes nothing does without
 
     x = np.asarray(list(values), float)
     if x.size == 0:
         raise ValueError("interval of no values; allowed: at least one")
     mean = float(x.mean())
+    error = x.std(ddof=min(1, x.size - 1)) / np.sqrt(x.size)
+    if weights is not None:
+        p = np.asarray(list(weights), float)
+        if p.shape != x.shape or not (np.isfinite(p).all() and (p >= 0).all() and p.any()):
+            raise ValueError(f"weights = {p}; allowed: one for each of {x.size} values, >= 0, not all 0")
+        p = p / p.sum()
+        mean = float(p @ x)
+        error = np.sqrt(x.size / max(x.size - 1, 1) * np.sum((p * (x - mean)) ** 2))
     if x.size == 1:
         return Interval(mean, mean, mean, 1)
-    half = scipy.stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
+    half = scipy.stats.t.ppf(0.5 + level / 2, x.size - 1) * error
     return Interval(mean, float(mean - half), float(mean + half), x.size, "sampling")
 
 

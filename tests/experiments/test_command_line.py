@@ -28,7 +28,18 @@ HEAVY = (
     "optax",
     "orbax",
 )
-SUBCOMMANDS = "run", "plot", "report", "reproduce", "list", "train", "head-to-head", "advice", "advise"
+SUBCOMMANDS = (
+    "run",
+    "plot",
+    "report",
+    "reproduce",
+    "list",
+    "train",
+    "head-to-head",
+    "federated",
+    "advice",
+    "advise",
+)
 
 
 def command(*words, cwd=ROOT):
