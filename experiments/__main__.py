@@ -1,4 +1,4 @@
-"""Command line: python -m experiments run | plot | report | reproduce | list | head-to-head | federated | advice.
+"""Command line: python -m experiments run | plot | report | reproduce | list | head-to-head | ... (--help).
 
 The commands of `jaxmaml` (train, advise) are known here too. Every start is quick: what is imported here
 needs neither JAX nor pandas, and each command imports the rest when its arguments are known to be good.
