@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator
 
+from jaxmaml import estimators
 from jaxmaml.advice.advise import Advice
 from jaxmaml.advice.bounds import AFFORDABLE, REPAIRED, Plan, Promise
 from jaxmaml.advice.differences import Point
@@ -192,6 +193,12 @@ def _costs(advice: Advice) -> Iterator[str]:
         memory = "unknown" if cost.memory is None else f"{number(cost.memory / 2**20)} MiB"
         ratio = f"{cost.memory / base:.2f}" if cost.memory is not None and base else ""
         yield f"   {name:18}{cost.time:10.2f}{number(cost.seconds * 1e3):>10} ms{memory:>15}{ratio:>11}"
+    own, of = estimators.objective("maml"), {name: estimators.objective(name) for name in advice.costs}
+    if others := [f"{name} ({of[name]})" for name in sorted(of) if of[name] != own]:
+        yield ""
+        yield from _wrapped(
+            f"Of another objective than maml's ({own}), so that they have no bias: {', '.join(others)}.", "   "
+        )
 
 
 def _advice(advice: Advice) -> Iterator[str]:

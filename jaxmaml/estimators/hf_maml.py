@@ -35,7 +35,7 @@ def adapted(
     return descend(product, loss, params, (episode.inner, episode.hessian), alpha, inner)
 
 
-@through(adapted)
+@through(adapted, gradients=lambda K: 3 * K + 1)
 def hf_maml(
     loss: Loss,
     params: PyTree,
@@ -58,7 +58,7 @@ def hf_maml(
 
     Other arguments, returns and errors as for `maml`; ValueError for delta <= 0.
     """
-    return gradient(adapted, loss, params, episode, alpha, inner, learn_alpha, delta=delta)
+    return gradient(adapted, loss, params, episode, alpha, learn_alpha, inner=inner, delta=delta)
 
 
 @jax.tree_util.register_dataclass

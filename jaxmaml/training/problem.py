@@ -30,7 +30,6 @@ from jaxmaml.checks import check_positive, check_seed, check_step_count
 from jaxmaml.data import Distribution, classes, image_sets, image_side
 from jaxmaml.data.images import Images
 from jaxmaml.data.sinusoid import Sinusoid
-from jaxmaml.estimators.fo_maml import fo_maml
 from jaxmaml.names import unknown
 from jaxmaml.paths import check_file, check_path
 from jaxmaml.theory import theorems
@@ -375,11 +374,10 @@ def outer_optimizer(preset: Preset) -> optax.GradientTransformationExtraArgs:
 
 
 def gradients_a_step(preset: Preset) -> float:
-    """Each task: K + 1 gradients, for a second-order method K products of two each, one for the step L~."""
-    first_order = estimators.get(preset.method.estimator) is fo_maml
-    second = 0 if first_order else 2 * preset.inner.steps
+    """Each task: those of the estimator, and one for the step L~."""
     step_size = 1 if preset.outer.optimizer == "theorem" else 0
-    return float(preset.outer.tasks * (preset.inner.steps + 1 + second + step_size))
+    each = estimators.gradients(preset.method.estimator, preset.inner.steps)
+    return float(preset.outer.tasks * (each + step_size))
 
 
 def with_steps(preset: Preset, steps: int) -> Preset:
