@@ -82,7 +82,9 @@ def inner_problem(w, a, free, nu):
     """(phi, the least value) of f(phi; D_in) + nu f(phi; D_o) + ||phi - w||^2 / (2 a) in the free coordinates."""
     a, phi = np.array(a)[free], w.copy()
     hessian, slope = A + nu * B, A @ (w - C) + nu * B @ (w - O)
-    phi[free] -= np.linalg.solve(np.eye(len(free)) + a[:, None] * hessian[np.ix_(free, free)], a * slope[free])
+    phi[free] -= np.linalg.solve(
+        np.eye(len(free)) + a[:, None] * hessian[np.ix_(free, free)], a * slope[free]
+    )
     away = phi - w
     with np.errstate(invalid="ignore"):
         pull = np.where(away[free] == 0, 0.0, away[free] ** 2 / (2 * a)).sum()
@@ -234,7 +236,7 @@ def test_a_system_that_is_not_definite_is_nan():
 
 def test_few_conjugate_gradients():
     """The error of u in the norm of 1/a + H is at most 2 q^m; with v = 0 there is nothing to solve."""
-    h, a = np.linspace(0.0, 1.0, 8), 1.0
+    h, a = np.linspace(0.02, 1.0, 8), 1.0
     rng = np.random.default_rng(1)
     inner, outer, w = np.stack([h, h]), np.stack([np.ones(8), rng.standard_normal(8)]), 3 * np.ones(8)
     episode = Episode(inner, inner, outer)
@@ -251,7 +253,7 @@ def test_few_conjugate_gradients():
     q = (np.sqrt(2) - 1) / (np.sqrt(2) + 1)
 
     def size(x):  # of u = (v - G) / h, by its product with H
-        return np.sqrt(np.sum((1 / a + h[1:]) * (x[1:] / h[1:]) ** 2))
+        return np.sqrt(np.sum((1 / a + h) * (x / h) ** 2))
 
     for m, G in zip((1, 2, 3, 5), found, strict=True):
         error = size(np.asarray(G) - exact) / size(v - exact)
@@ -283,7 +285,10 @@ def test_memory_does_not_grow_with_the_steps(method):
     [
         ({"alpha": 0.1, "lam": 0.0}, "lam = 0.0; allowed: finite and > 0"),
         ({"alpha": optax.sgd(0.1)}, "lam = None with an optax transformation; allowed: a number > 0"),
-        ({"alpha": 0.1, "lam": 1.0, "learn_alpha": True}, "learn_alpha = True with lam = 1.0; allowed: without"),
+        (
+            {"alpha": 0.1, "lam": 1.0, "learn_alpha": True},
+            "learn_alpha = True with lam = 1.0; allowed: without",
+        ),
         (
             {"alpha": np.full(2, 0.1), "inner": InnerLoop(2, rate_per_step=True)},
             "lam = None with a rate for every step; allowed: a number > 0",

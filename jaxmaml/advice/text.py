@@ -197,7 +197,8 @@ def _costs(advice: Advice) -> Iterator[str]:
     if others := [f"{name} ({of[name]})" for name in sorted(of) if of[name] != own]:
         yield ""
         yield from _wrapped(
-            f"Of another objective than maml's ({own}), so that they have no bias: {', '.join(others)}.", "   "
+            f"Of another objective than maml's ({own}), so that they have no bias: {', '.join(others)}.",
+            "   ",
         )
 
 
