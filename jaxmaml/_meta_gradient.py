@@ -61,8 +61,8 @@ def meta_gradient(
     A task whose data are not finite makes the mean so; `finite_tasks` says which.
 
     Args:
-      estimator: `maml`, `fo_maml`, `hf_maml`, `maml_same_batch`, `imaml`, `fo_b_maml`, `reptile` (docs/estimators.md)
-        or one of your own.
+      estimator: `maml`, `fo_maml`, `hf_maml`, `maml_same_batch`, `imaml`, `fo_b_maml`, `reptile`
+        (docs/estimators.md), or one of your own.
       loss: loss(params, batch) -> scalar, mean over the batch; or (scalar, aux) with has_aux.
       params: any pytree of floating-point arrays.
       episodes: an `Episode` whose leaves have the task axis (B) first and the sample axis second.

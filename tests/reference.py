@@ -48,7 +48,7 @@ def imaml(gradient, hessian, w, batches, alpha):
     return np.linalg.solve(system, gradient(phi, batches[2]))
 
 
-def fo_b_maml(gradient, hessian, w, batches, alpha, nu=np.finfo(float).eps ** (1 / 3)):
+def fo_b_maml(gradient, hessian, w, batches, alpha, nu=2.0 ** (-52 / 3)):
     """One step of its solver on either side."""
     inner, _, outer_batch = batches
     sides = []

@@ -79,7 +79,7 @@ def solved():
 
 
 def inner_problem(w, a, free, nu):
-    """(phi, the least value) of f(phi; D_in) + nu f(phi; D_o) + ||phi - w||^2 / (2 a) in the free coordinates."""
+    """(phi, least value) of f(phi; D_in) + nu f(phi; D_o) + ||phi - w||^2 / (2 a) in the free coordinates."""
     a, phi = np.array(a)[free], w.copy()
     hessian, slope = A + nu * B, A @ (w - C) + nu * B @ (w - O)
     phi[free] -= np.linalg.solve(

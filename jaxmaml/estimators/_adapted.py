@@ -25,7 +25,7 @@ NONE = "no function"
 """A direction that is no gradient, where there are several inner steps."""
 
 Count = Callable[[int], int]
-"""number of inner steps K -> gradients of a batch that one task costs, a product with a Hessian counted as two."""
+"""number of inner steps K -> gradients of a batch that one task costs, a product with a Hessian two."""
 
 
 def through(adapted: Adapted, gradients: Count, objective: str = STEPS) -> Callable[[E], E]:
@@ -122,7 +122,7 @@ def gradient(
     learn_alpha: bool,
     **kwargs: Any,
 ) -> PyTree:
-    """G, or (G, dF/dalpha) with learn_alpha, of one task; kwargs are those of `adapted`, `inner` among them."""
+    """G, or (G, dF/dalpha) with learn_alpha, of one task; kwargs are those of `adapted`, as `inner`."""
     inner = kwargs.get("inner", ONE_STEP)
     check(params, episode, alpha, learn_alpha, inner)
     F = adapted_loss(adapted, scalar(loss), episode, **kwargs)

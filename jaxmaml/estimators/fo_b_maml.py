@@ -46,14 +46,14 @@ def fo_b_maml(
 
         F_nu(w) = [E(nu, w) - E(-nu, w)] / (2 nu) = f(phi(w); D_o) + O(nu^2),
 
-    the objective of `imaml`, by gradients alone: no product with a Hessian, and memory that does not grow with
-    the number of inner steps. `episode.hessian` is not used.
+    the objective of `imaml`, by gradients alone: no product with a Hessian, and memory that does not grow
+    with the number of inner steps. `episode.hessian` is not used.
 
     Not solved: phi_s is the K-th iterate of `inner`, and G tends for nu -> 0, with the same order, to
     grad f(phi_K; D_o) + H (d phi_K / d nu), H = hess f(phi_K; D_in), which comes as near to the gradient as
     the derivative of the solver does: (alpha L)^K without lam, up to a factor K. After one step without lam
-    it is grad f(w+; D_o) - H(w+; D_in) alpha grad f(w; D_o), w+ MAML's. Where the inner problem has no
-    minimum, as its Hessian is not definite, the iterates diverge and G with them.
+    it is grad f(w+; D_o) - H(w+; D_in) alpha grad f(w; D_o), w+ MAML's. Where the solver diverges (alpha L
+    beyond 1, an inner problem whose Hessian is not definite) so does G.
 
     Args:
       alpha, lam, inner: as for `imaml`.
@@ -61,10 +61,10 @@ def fo_b_maml(
         inner gradient; None: eps^(1/3) of the parameters' type.
       learn_alpha: return (G, dF_nu/dalpha) = (G, -<G, (g_+ + g_-)/2>) as well; without lam.
 
-    Other arguments, returns and errors as for `maml`; ValueError as for `imaml`, and for nu <= 0. The value in
-    `meta_value_and_gradient` is f(phi_K; D_o), which costs K gradients more. Derived here; the method is that
-    of Chayti and Jaggi (2024), "A new first-order meta-learning algorithm with convergence guarantees" (as
-    remembered: the paper was not at hand).
+    Other arguments, returns and errors as for `maml`; ValueError as for `imaml`, and for nu <= 0. The value
+    in `meta_value_and_gradient` is f(phi_K; D_o), which costs K gradients more. Derived here; the method is
+    that of Chayti and Jaggi (2024), "A new first-order meta-learning algorithm with convergence guarantees"
+    (as remembered: the paper was not at hand).
     """
     _proximal.check(alpha, lam, inner, learn_alpha)
     check(params, episode, alpha, learn_alpha, inner)

@@ -60,16 +60,19 @@ def imaml(
 ) -> PyTree:
     """G = (I + H a)^{-1} v = v - H u,  u = (1/a + H)^{-1} v,  v = grad f(phi; D_o),  H = hess f(phi; D_in).
 
-    It is the gradient in w of f(phi(w); D_o) where phi(w) minimises f(phi; D_in) + ||phi - w||^2 / (2 a), with
-    a = alpha, or 1/lam: another objective than MAML's, although both have the same limit for small alpha.
-    Memory does not grow with the number of inner steps. `episode.hessian` is not used.
+    It is the gradient in w of f(phi(w); D_o) where phi(w) minimises f(phi; D_in) + ||phi - w||^2 / (2 a),
+    a = alpha or 1/lam: another objective than MAML's, which it meets where alpha is small. Memory does not
+    grow with the number of inner steps. `episode.hessian` is not used.
 
     Not solved: phi is the K-th iterate of `inner`, and all is taken there. The result is then no gradient of
-    anything; its error is of the order of ||phi_K - phi||, (alpha L)^K without lam. With m steps of conjugate
-    gradients u has, relative to itself, an error of at most 2 q^m in the norm of 1/a + H,
-    q = (sqrt(k) - 1)/(sqrt(k) + 1), k the condition number of I + a H: for m = 5 and 0 <= a H <= 1 3e-4.
-    Not definite: where a direction has p'(1/a + H)p <= 0, phi is no minimum, there is no such gradient, and the
-    result is NaN (`finite_tasks` names the task).
+    anything; its error is of the order of ||phi_K - phi||, without lam (alpha L)^K. That solver diverges
+    beyond alpha L = 1: give lam = 1/alpha there, and as alpha a rate below 2/(L + lam).
+    Few conjugate gradients: after m of them u has, relative to itself, an error of at most 2 q^m in the norm
+    of 1/a + H, q = (sqrt(k) - 1)/(sqrt(k) + 1), k the condition number of I + a H; for m = 5 and
+    0 <= a H <= 1 that is 3e-4.
+    Not definite: where one of their directions p has p'(1/a + H)p <= 0, phi is no minimum, there is no such
+    gradient, and the result is NaN (`finite_tasks` names the task). So it is for a rate below 0 inside jit.
+    Derivatives of G itself would take phi and H as constants: it is made to be differentiated no further.
 
     Args:
       alpha: without lam the strength of the proximal step, phi = w - alpha grad f(phi), a number or a pytree
@@ -79,8 +82,9 @@ def imaml(
       cg_steps: of conjugate gradients at most; they end where nothing is left.
       learn_alpha: return (G, -<G, grad f(phi; D_in)>) as well; without lam.
 
-    Other arguments, returns and errors as for `maml`; ValueError for a batch or, without lam, a rate per step,
-    and for lam <= 0. Source: Rajeswaran, Finn, Kakade, Levine (2019), "Meta-learning with implicit gradients".
+    Other arguments, returns and errors as for `maml`; ValueError for a batch or, without lam, a rate per
+    step, and for lam <= 0. Source: Rajeswaran, Finn, Kakade, Levine (2019), "Meta-learning with implicit
+    gradients".
     """
     _proximal.check(alpha, lam, inner, learn_alpha)
     check_step_count("cg_steps", cg_steps)
@@ -98,7 +102,7 @@ def _tied(cg_steps: int, phi: PyTree, b: PyTree, held: tuple[Any, PyTree]) -> Py
 
 @_tied.defjvp
 def _(cg_steps: int, primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-    """(I + a H)^{-1} x = x - s (I + s H s)^{-1} s H x with s = sqrt(a): a symmetric system, also for a = 0."""
+    """(I + a H)^{-1} x = x - s (I + s H s)^{-1} s H x with s = sqrt(a): a symmetric system, for a = 0 too."""
     phi, _, (hessian, a) = primals
     x = tangents[1]
     s = jax.tree.map(jnp.sqrt, a)

@@ -340,6 +340,17 @@ def check_preset(preset: Preset) -> None:
     theorem = preset.outer.optimizer == "theorem"
     if theorem and preset.inner.learn_alpha:
         raise ValueError("outer.optimizer = 'theorem' with inner.learn_alpha; allowed: a fixed alpha")
+    name, of_maml = method.estimator, estimators.objective("maml")
+    if theorem and estimators.objective(name) != of_maml:
+        raise ValueError(
+            f"outer.optimizer = 'theorem' with method.estimator = {name!r}, whose objective is "
+            f"{estimators.objective(name)}; allowed: an estimator of {of_maml}"
+        )
+    if inner.learn_alpha and "learn_alpha" not in inspect.signature(estimators.get(name)).parameters:
+        raise ValueError(
+            f"inner.learn_alpha with method.estimator = {name!r}, which is the gradient of "
+            f"{estimators.objective(name)}; allowed: a fixed alpha"
+        )
     needed = {"outer.L": theorem, "outer.rho": theorem or preset.method.delta == "theorem"}
     for name, is_needed in needed.items():
         if is_needed and getattr(preset.outer, name.split(".")[1]) is None:
