@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
-from jaxmaml import Episode, InnerLoop, adapt, measure, objective, theory
+from jaxmaml import Episode, InnerLoop, adapt, estimators, measure, objective, theory
 from jaxmaml.advice import advise, bounds, differences, rules, target, text
 from jaxmaml.advice.bounds import REPAIRED, promises
 from jaxmaml.advice.differences import Cost
@@ -645,6 +645,10 @@ def test_the_page_runs():
     assert re.search(rf"iterations +{rules.number(count)} ", done.stdout)
     assert re.search(rf"L +{rules.number(found.L)} ", done.stdout)
     costs = written["costs"]
+    compared = {"maml", "fo_maml", "hf_maml", "maml_same_batch"}  # of one objective
+    assert {d["estimator"] for d in written["points"][0]["differences"]} == compared
+    assert set(costs) == set(estimators.estimators()) > compared
+    assert "so that they have no bias: fo_b_maml (the loss after a proximal step)" in said
     assert costs["fo_maml"]["time"] == 1
     for cost in costs.values():
         assert cost["time"] == pytest.approx(cost["seconds"] / costs["fo_maml"]["seconds"])
