@@ -15,13 +15,16 @@ from ._meta_gradient import MetaGradient as MetaGradient
 from ._meta_gradient import finite_tasks as finite_tasks
 from ._meta_gradient import meta_gradient as meta_gradient
 from ._meta_gradient import meta_value_and_gradient as meta_value_and_gradient
+from .estimators.fo_b_maml import fo_b_maml as fo_b_maml
 from .estimators.fo_maml import fo_maml as fo_maml
 from .estimators.hf_maml import ArcDelta as ArcDelta
 from .estimators.hf_maml import float_optimal_delta as float_optimal_delta
 from .estimators.hf_maml import hf_maml as hf_maml
 from .estimators.hf_maml import theorem_delta as theorem_delta
+from .estimators.imaml import imaml as imaml
 from .estimators.maml import maml as maml
 from .estimators.maml_same_batch import maml_same_batch as maml_same_batch
+from .estimators.reptile import reptile as reptile
 from .inner import InnerLoop as InnerLoop
 from .inner import adapt as adapt
 from .inner import adapt_has_finite_derivative as adapt_has_finite_derivative

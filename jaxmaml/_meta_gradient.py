@@ -61,11 +61,12 @@ def meta_gradient(
     A task whose data are not finite makes the mean so; `finite_tasks` says which.
 
     Args:
-      estimator: `maml`, `fo_maml`, `hf_maml`, `maml_same_batch` or one of your own.
+      estimator: `maml`, `fo_maml`, `hf_maml`, `maml_same_batch`, `imaml`, `fo_b_maml`, `reptile`
+        (docs/estimators.md), or one of your own.
       loss: loss(params, batch) -> scalar, mean over the batch; or (scalar, aux) with has_aux.
       params: any pytree of floating-point arrays.
       episodes: an `Episode` whose leaves have the task axis (B) first and the sample axis second.
-      alpha: inner rate, a number or a pytree prefix of params; or an optax transformation.
+      alpha: inner rate, a number or a pytree prefix of params (`maml`); or an optax transformation.
       weights: p_i >= 0, shape (B,), e.g. the clients' numbers of samples; G is then
         sum_i p_i G_i / sum_i p_i. A task of weight 0 is left out, whatever is in it. None: equal weights.
       task_chunk: tasks that are vectorised together. Memory then grows with the chunk, not with B;
@@ -119,8 +120,9 @@ def meta_value_and_gradient(
 ) -> MetaGradient:
     """`meta_gradient` with F = (1/B) sum_i f(w_K; D_o), which costs nothing more, and what comes with it.
 
-    With weights F is sum_i p_i f(w_K; D_o) / sum_i p_i. An estimator of your own that is no gradient of an
-    adapted loss has the loss after `adapt` beside it, which costs an adaptation.
+    With weights F is sum_i p_i f(w_K; D_o) / sum_i p_i. Beside an estimator that computes its direction
+    itself (`fo_b_maml`, `reptile`) stands the loss after its own adaptation, beside one of yours that after
+    `adapt`, which costs an adaptation.
 
     Args and errors as for `meta_gradient`.
 
@@ -210,7 +212,7 @@ def _over_tasks(
         check_weights(weights, tasks)
         weights = jnp.asarray(weights)
     episodes = jax.tree.map(jnp.asarray, episodes)
-    check_alpha(alpha, params, learn_alpha)
+    check_alpha(alpha, params, learn_alpha, of.inner)
     params, alpha = differentiable(params, alpha, episodes)
 
     if mesh is None:
@@ -316,11 +318,15 @@ class _Tasks:
         return _Sums(count, jax.tree.map(total, gradient), jax.tree.map(total, of_each[0]), of_each)
 
     def own(self, params: PyTree, alpha: PyTree, episode: Episode) -> tuple[tuple[Any, PyTree], PyTree]:
-        """((f(w_K; D_o), aux), G) of an estimator that is no gradient of an adapted loss."""
+        """((f(w_K; D_o), aux), G) of an estimator that computes its direction itself."""
         gradient = self.estimator(self.value, params, episode, alpha=alpha, **self.arguments)
         if not self.with_value:
             return (None, None), gradient
-        found = self.loss(adapt(self.value, params, episode.inner, alpha, self.inner), episode.outer)
+        if hasattr(self.estimator, "adaptation"):
+            w = self.estimator.adaptation(self.value, params, episode, alpha=alpha, **self.kwargs)
+        else:
+            w = adapt(self.value, params, episode.inner, alpha, self.inner)
+        found = self.loss(w, episode.outer)
         return found if self.has_aux else (found, None), gradient
 
 

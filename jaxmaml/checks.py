@@ -88,19 +88,25 @@ def check_prefix(name: str, prefix: PyTree, params: PyTree) -> PyTree:
         ) from error
 
 
-def check_rates(alpha: PyTree, params: PyTree) -> None:
-    """Inner rates: numbers in a pytree prefix of params, or arrays of the shape of their parameter."""
+def check_rates(alpha: PyTree, params: PyTree, steps: int | None = None) -> None:
+    """Inner rates: numbers in a pytree prefix of params, or arrays of the shape of their parameter.
+
+    steps: with the axis of so many steps first; None: without one.
+    """
+    lead = () if steps is None else (steps,)
+    axis = "" if steps is None else f" with the axis of {steps} steps first"
+    hint = " (for a rate a step: InnerLoop(rate_per_step=True))" if steps is None else ""
     wide = check_prefix("alpha", alpha, params)
     for (path, rate), part in zip(
         jax.tree_util.tree_leaves_with_path(wide), jax.tree.leaves(params), strict=True
     ):
         if not isinstance(rate, int | float | np.ndarray | np.generic | jax.Array):
             raise TypeError(f"alpha = {alpha!r}; allowed: numbers or an optax transformation")
-        if jnp.shape(rate) not in ((), jnp.shape(part)):
+        if jnp.shape(rate) not in (lead, (*lead, *jnp.shape(part))):
             where = jax.tree_util.keystr(path)
             raise ValueError(
                 f"alpha of shape {jnp.shape(rate)} for params{where} of shape {jnp.shape(part)}; allowed: a "
-                "number, or the shape of the parameter (for a rate a step: optax.sgd with a schedule)"
+                f"number, or the shape of the parameter{axis}{hint}"
             )
 
 
@@ -139,7 +145,7 @@ def _check_variables(params: PyTree) -> None:
 
 def check_estimator(estimator: Any, loss: Any, **kwargs: Any) -> None:
     """An estimator takes (loss, params, episode) and these keyword arguments."""
-    check_callable("estimator", estimator, "jaxmaml.maml, fo_maml, hf_maml, maml_same_batch or one of yours")
+    check_callable("estimator", estimator, "one of jaxmaml.estimators, e.g. jaxmaml.maml, or one of yours")
     check_callable("loss", loss, "loss(params, batch) -> scalar")
     name = getattr(estimator, "__name__", "estimator")
     signature = inspect.signature(estimator)

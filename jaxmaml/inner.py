@@ -46,6 +46,9 @@ class InnerLoop:
     with the Hessian from them. False keeps each step's linearisation: a gradient less a step, more memory."""
     batch_per_step: bool = False
     """whether D_in and D_h have a leading axis K, a batch for every step. False: all steps use the same."""
+    rate_per_step: bool = False
+    """whether alpha has a leading axis K, a rate for every step: shape (K,), or (K, *shape of the parameter)
+    for a rate of every weight too. False: all steps use the same."""
     checkpoint_levels: int = 1
     """for many steps: with n levels of nested checkpoints about n K^(1/n) sets of parameters and optax states
     are kept at a time, not K, and every step is computed n - 1 times more (Griewank & Walther 2000)."""
@@ -58,7 +61,13 @@ class InnerLoop:
     def __hash__(self) -> int:
         """Of the values: a mask may be a dict, and a loop a static argument of jit."""
         leaves, structure = jax.tree.flatten(self.mask)
-        numbers = (self.steps, self.remat, self.batch_per_step, self.checkpoint_levels)
+        numbers = (
+            self.steps,
+            self.remat,
+            self.batch_per_step,
+            self.rate_per_step,
+            self.checkpoint_levels,
+        )
         return hash((numbers, tuple(leaves), structure))
 
 
@@ -73,7 +82,8 @@ def adapt(loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: Inner
       loss: loss(params, batch) -> scalar.
       params: pytree w.
       batch: D_in, sample axis first (the axis of steps before it with `inner.batch_per_step`).
-      alpha: inner rate, a number or a pytree prefix of params (a rate per subtree); or an optax
+      alpha: inner rate, a number or a pytree prefix of params (a rate per subtree, or an array like the
+        parameter: a rate per weight), with the axis of steps first with `inner.rate_per_step`; or an optax
         transformation, whose update is added.
       inner: number of steps and mask. The loop for evaluation may be another one.
 
@@ -106,15 +116,15 @@ def descend(
     gradient = inner_gradient(loss, product, mask=inner.mask, remat=inner.remat and inner.steps > 1)
     free, fixed = tree.partition(params, inner.mask)
     # A scan would keep what an optax update computes on its way; its arguments are less.
-    apply = _update
+    apply = update
     if inner.steps > 1 and is_optax(alpha):
-        apply = jax.checkpoint(_update, prevent_cse=False, static_argnums=3)
+        apply = jax.checkpoint(update, prevent_cse=False, static_argnums=3)
 
-    def step(at: tuple[PyTree, PyTree], batches: tuple[PyTree, ...]) -> tuple[PyTree, PyTree]:
+    def step(at: tuple[PyTree, PyTree], batches: tuple[PyTree, ...], alpha: PyTree) -> tuple[PyTree, PyTree]:
         w, state = at
         return apply(w, state, gradient(tree.combine(w, fixed), *batches), alpha)
 
-    end, _ = _repeat(step, (free, _init(free, alpha)), batches, inner)
+    end, _ = repeat(step, (free, init(free, alpha)), batches, alpha, inner)
     return tree.combine(end, fixed)
 
 
@@ -134,15 +144,15 @@ def adapt_has_finite_derivative(
     free, fixed = tree.partition(params, inner.mask)
     gradient = inner_gradient(loss, mask=inner.mask, remat=False)
 
-    def step(at: tuple[PyTree, PyTree, PyTree], batches: tuple[PyTree]) -> tuple:
+    def step(at: tuple[PyTree, PyTree, PyTree], batches: tuple[PyTree], alpha: PyTree) -> tuple:
         w, state, finite = at
         g = gradient(tree.combine(w, fixed), *batches)
-        new, pull, state = jax.vjp(lambda g: _update(w, state, g, alpha), g, has_aux=True)
+        new, pull, state = jax.vjp(lambda g: update(w, state, g, alpha), g, has_aux=True)
         (back,) = pull(jax.tree.map(jnp.ones_like, new))
         return new, state, jax.tree.map(lambda yes, x: yes & jnp.isfinite(x).all(), finite, back)
 
-    start = free, _init(free, alpha), jax.tree.map(lambda _: jnp.array(True), free)
-    *_, found = _repeat(step, start, (batch,), inner)
+    start = free, init(free, alpha), jax.tree.map(lambda _: jnp.array(True), free)
+    *_, found = repeat(step, start, (batch,), alpha, inner)
     return tree.combine(found, jax.tree.map(lambda _: jnp.array(True), params))
 
 
@@ -183,21 +193,25 @@ def is_optax(alpha: PyTree) -> bool:
     return isinstance(alpha, optax.GradientTransformation)
 
 
-def check_alpha(alpha: PyTree, params: PyTree, learn_alpha: bool = False) -> None:
-    """Rates that fit the parameters, or an optax transformation."""
+def check_alpha(
+    alpha: PyTree, params: PyTree, learn_alpha: bool = False, inner: InnerLoop = ONE_STEP
+) -> None:
+    """Rates that fit the parameters and the steps, or an optax transformation."""
+    check_inner(inner)
     if not is_optax(alpha):
-        check_rates(alpha, params)
+        check_rates(alpha, params, inner.steps if inner.rate_per_step else None)
         check_nonnegative("alpha", alpha)
-    elif learn_alpha:
-        raise ValueError("learn_alpha = True with an optax transformation; allowed: with a rate or rates")
+        return
+    for name, given in (("learn_alpha", learn_alpha), ("inner.rate_per_step", inner.rate_per_step)):
+        if given:
+            raise ValueError(f"{name} = True with an optax transformation; allowed: with a rate or rates")
 
 
 def _check(loss: Loss, params: PyTree, batch: PyTree, alpha: PyTree, inner: Any) -> None:
     check_callable("loss", loss, "loss(params, batch) -> scalar")
-    check_inner(inner)
     check_params(params)
     check_batch("batch", batch)
-    check_alpha(alpha, params)
+    check_alpha(alpha, params, inner=inner)
 
 
 def check_inner(inner: Any) -> None:
@@ -205,11 +219,12 @@ def check_inner(inner: Any) -> None:
         raise TypeError(f"inner = {inner!r}; allowed: jaxmaml.InnerLoop, e.g. InnerLoop(steps=5)")
 
 
-def _init(free: PyTree, alpha: PyTree) -> PyTree:
+def init(free: PyTree, alpha: PyTree) -> PyTree:
+    """The state of the inner update before the first step."""
     return alpha.init(free) if is_optax(alpha) else ()
 
 
-def _update(w: PyTree, state: PyTree, gradient: PyTree, alpha: PyTree) -> tuple[PyTree, PyTree]:
+def update(w: PyTree, state: PyTree, gradient: PyTree, alpha: PyTree) -> tuple[PyTree, PyTree]:
     """One inner update of the adapting parameters, and the new state."""
     if is_optax(alpha):
         updates, state = alpha.update(gradient, state, w)
@@ -217,8 +232,10 @@ def _update(w: PyTree, state: PyTree, gradient: PyTree, alpha: PyTree) -> tuple[
     return jax.tree.map(lambda w, s: w - s, w, tree.scale(alpha, gradient)), state
 
 
-def _repeat(step: Callable[..., Any], carry: Any, batches: tuple[PyTree, ...], inner: InnerLoop) -> Any:
-    """`inner.steps` times carry = step(carry, batches).
+def repeat(
+    step: Callable[..., Any], carry: Any, batches: tuple[PyTree, ...], alpha: PyTree, inner: InnerLoop
+) -> Any:
+    """`inner.steps` times carry = step(carry, batches, alpha), with the step's own where each has some.
 
     A single step is no loop: outside jit a scan of a new function compiles at every call; inside, XLA may
     share the work of a step that is no loop with what surrounds it.
@@ -226,12 +243,17 @@ def _repeat(step: Callable[..., Any], carry: Any, batches: tuple[PyTree, ...], i
     carry = varying(carry, batches)
     if inner.batch_per_step:
         check_steps_axis(batches, inner.steps)
-        if inner.steps == 1:
-            return step(carry, jax.tree.map(lambda x: x[0], batches))
-        return _nested(step, carry, batches, inner.steps, inner.checkpoint_levels)
+    own_batches = batches if inner.batch_per_step else None
+    own_rates = jax.tree.map(jnp.asarray, alpha) if inner.rate_per_step else None
+
+    def one(carry: Any, own: tuple[Any, Any]) -> Any:
+        some, rates = own
+        return step(carry, batches if some is None else some, alpha if rates is None else rates)
+
+    own = own_batches, own_rates
     if inner.steps == 1:
-        return step(carry, batches)
-    return _nested(lambda c, _: step(c, batches), carry, None, inner.steps, inner.checkpoint_levels)
+        return one(carry, jax.tree.map(lambda x: x[0], own))
+    return _nested(one, carry, own, inner.steps, inner.checkpoint_levels)
 
 
 def _nested(step: Callable[..., Any], carry: Any, xs: Any, steps: int, levels: int) -> Any:

@@ -26,13 +26,27 @@ COLORS = {
     "fo_maml": "#D55E00",
     "hf_maml": "#009E73",
     "maml_same_batch": "#CC79A7",
+    "imaml": "#56B4E9",
+    "fo_b_maml": "#E69F00",
+    "reptile": "#000000",
 }
-MARKERS = {"maml": "o", "fo_maml": "s", "hf_maml": "^", "maml_same_batch": "D"}
+MARKERS = {
+    "maml": "o",
+    "fo_maml": "s",
+    "hf_maml": "^",
+    "maml_same_batch": "D",
+    "imaml": "v",
+    "fo_b_maml": "P",
+    "reptile": "X",
+}
 LABELS = {
     "maml": "MAML",
     "fo_maml": "FO-MAML",
     "hf_maml": "HF-MAML",
     "maml_same_batch": "MAML, same batch",
+    "imaml": "iMAML",
+    "fo_b_maml": "FO-B-MAML",
+    "reptile": "Reptile",
 }
 OTHER = ("#56B4E9", "#E69F00", "#F0E442", "#000000")
 # Line styles: "--" derived, ":" as summarised, "-." exact.

@@ -36,11 +36,36 @@ def hf_maml(gradient, hessian, w, batches, alpha, delta):
     return v - alpha * (ahead - behind) / (2 * step)
 
 
+def reptile(gradient, hessian, w, batches, alpha):
+    """One step."""
+    return gradient(w, batches[0])
+
+
+def imaml(gradient, hessian, w, batches, alpha):
+    """One step of its solver; (I + H a) G = v with the dense matrix."""
+    phi = w - alpha * gradient(w, batches[0])
+    system = np.eye(len(w)) + hessian(phi, batches[0]) * alpha  # H diag(a)
+    return np.linalg.solve(system, gradient(phi, batches[2]))
+
+
+def fo_b_maml(gradient, hessian, w, batches, alpha, nu=2.0 ** (-52 / 3)):
+    """One step of its solver on either side."""
+    inner, _, outer_batch = batches
+    sides = []
+    for s in (nu, -nu):
+        phi = w - alpha * (gradient(w, inner) + s * gradient(w, outer_batch))
+        sides.append(gradient(phi, inner) + s * gradient(phi, outer_batch))
+    return (sides[0] - sides[1]) / (2 * nu)
+
+
 METHODS = {
     "maml": maml,
     "fo_maml": fo_maml,
     "hf_maml": hf_maml,
     "maml_same_batch": maml_same_batch,
+    "imaml": imaml,
+    "fo_b_maml": fo_b_maml,
+    "reptile": reptile,
 }
 
 

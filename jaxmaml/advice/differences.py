@@ -167,11 +167,10 @@ def lab(
     methods: list[tuple[str, str, ArcDelta | None]] = []
     others: list[str] = []
     for name in maml_first(estimators.estimators()):
-        estimator = estimators.get(name)
-        if not judged(estimator):
+        if not judged(name):
             others.append(name)
             continue
-        if "delta" in inspect.signature(estimator).parameters:
+        if "delta" in inspect.signature(estimators.get(name)).parameters:
             methods += [(name, rule, ArcDelta(jnp.asarray(arc, dtype))) for rule, arc in arcs.items()]
         else:
             methods.append((name, "", None))
@@ -273,9 +272,9 @@ def _scale(G: np.ndarray, S: np.ndarray, rounding: float) -> float:
     return float(G @ S / sizes[0] ** 2) if min(sizes) > rounding else 1.0
 
 
-def judged(estimator: Any) -> bool:
-    """Whether the estimator has the objective of `maml`: of another one a difference from it is no bias."""
-    return getattr(estimator, "objective", None) == getattr(estimators.get(EXACT), "objective", None)
+def judged(name: str) -> bool:
+    """Whether an estimator has the objective of `maml`: of another one a difference from it is no bias."""
+    return estimators.objective(name) == estimators.objective(EXACT)
 
 
 def objective(lab: Lab, params: PyTree, alpha: float) -> tuple[float, float]:

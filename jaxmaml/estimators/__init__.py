@@ -6,8 +6,10 @@ the value in a table and the legend label.
 
 import functools
 import sys
+from typing import Any
 
 from jaxmaml import discover
+from jaxmaml.estimators._adapted import of_adaptation as of_adaptation
 from jaxmaml.names import unknown
 from jaxmaml.types import Estimator
 
@@ -24,3 +26,20 @@ def get(name: str) -> Estimator:
     if name not in estimators():
         unknown("estimator", name, estimators())
     return estimators()[name]
+
+
+def gradients(name: str, inner_steps: int) -> int:
+    """Gradients of a batch that one task costs (at most), a product with a Hessian counted as two."""
+    return int(_declared(name, "gradients")(inner_steps))
+
+
+def objective(name: str) -> str:
+    """What the estimator is a gradient of; only between equal ones is a difference a bias."""
+    return str(_declared(name, "objective"))
+
+
+def _declared(name: str, what: str) -> Any:
+    estimator = get(name)
+    if not hasattr(estimator, what):
+        raise TypeError(f"{name} declares no {what}; allowed: an estimator marked by `through` or `beside`")
+    return getattr(estimator, what)

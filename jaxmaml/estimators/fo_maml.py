@@ -13,7 +13,7 @@ def adapted(
     return descend(hvp.none, loss, params, (episode.inner,), alpha, inner)
 
 
-@through(adapted)
+@through(adapted, gradients=lambda K: K + 1)
 def fo_maml(
     loss: Loss,
     params: PyTree,
@@ -30,4 +30,4 @@ def fo_maml(
 
     Args, returns and errors as for `maml`.
     """
-    return gradient(adapted, loss, params, episode, alpha, inner, learn_alpha)
+    return gradient(adapted, loss, params, episode, alpha, learn_alpha, inner=inner)

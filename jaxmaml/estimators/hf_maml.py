@@ -35,7 +35,7 @@ def adapted(
     return descend(product, loss, params, (episode.inner, episode.hessian), alpha, inner)
 
 
-@through(adapted)
+@through(adapted, gradients=lambda K: 3 * K + 1)
 def hf_maml(
     loss: Loss,
     params: PyTree,
@@ -49,8 +49,8 @@ def hf_maml(
     """G = v - alpha d,  d = [grad f(w + delta v; D_h) - grad f(w - delta v; D_h)] / (2 delta).
 
     v = grad f(w - alpha grad f(w; D_in); D_o), and both gradients of d use the same D_h. With a rate per
-    subtree, v in d is weighted by alpha / max(alpha), so that d stays the product H (alpha v). With several
-    steps every product of the chain is such a difference, at its own w_k and in its own direction.
+    subtree, weight or step, v in d is weighted by alpha / max(alpha), and d stays the product H (alpha v).
+    With several steps every product of the chain is such a difference, at its own w_k and in its direction.
 
     Args:
       delta: a number > 0 (unit u^2/phi), or a function of ||v|| such as `theorem_delta(rho, alpha)` or
@@ -58,7 +58,7 @@ def hf_maml(
 
     Other arguments, returns and errors as for `maml`; ValueError for delta <= 0.
     """
-    return gradient(adapted, loss, params, episode, alpha, inner, learn_alpha, delta=delta)
+    return gradient(adapted, loss, params, episode, alpha, learn_alpha, inner=inner, delta=delta)
 
 
 @jax.tree_util.register_dataclass

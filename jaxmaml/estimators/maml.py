@@ -13,7 +13,7 @@ def adapted(
     return descend(hvp.exact, loss, params, (episode.inner, episode.hessian), alpha, inner)
 
 
-@through(adapted)
+@through(adapted, gradients=lambda K: 3 * K + 1)
 def maml(
     loss: Loss,
     params: PyTree,
@@ -34,8 +34,9 @@ def maml(
       loss: loss(params, batch) -> scalar, mean over the batch.
       params: any pytree of floating-point arrays (unit u).
       episode: the three batches of one task, sample axis first.
-      alpha: inner rate (unit u^2/phi), a number or a pytree prefix of params; outside the theory also an
-        optax transformation as inner update.
+      alpha: inner rate (unit u^2/phi), a number or a pytree prefix of params (a rate per subtree or, as an
+        array like the parameter, per weight), with the axis of steps first with `inner.rate_per_step`;
+        outside the theory also an optax transformation as inner update.
       inner: number of inner steps, and which parameters adapt.
       learn_alpha: return (G, dF/dalpha), the second like alpha (unit phi^2/u^2), to learn the rates as well.
 
@@ -46,4 +47,4 @@ def maml(
       ValueError: alpha negative or not finite, or an empty batch.
       TypeError: parameters that are not floating point.
     """
-    return gradient(adapted, loss, params, episode, alpha, inner, learn_alpha)
+    return gradient(adapted, loss, params, episode, alpha, learn_alpha, inner=inner)

@@ -13,7 +13,7 @@ def adapted(
     return descend(hvp.exact, loss, params, (episode.inner,), alpha, inner)
 
 
-@through(adapted)
+@through(adapted, gradients=lambda K: 3 * K + 1)
 def maml_same_batch(
     loss: Loss,
     params: PyTree,
@@ -32,4 +32,4 @@ def maml_same_batch(
 
     Other arguments, returns and errors as for `maml`.
     """
-    return gradient(adapted, loss, params, episode, alpha, inner, learn_alpha)
+    return gradient(adapted, loss, params, episode, alpha, learn_alpha, inner=inner)

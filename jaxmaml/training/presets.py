@@ -70,7 +70,8 @@ class Method:
     """The meta-gradient."""
 
     estimator: str = "maml_same_batch"
-    """maml, maml_same_batch (differentiation through the inner steps), fo_maml or hf_maml."""
+    """maml, maml_same_batch (differentiation through the inner steps), fo_maml, hf_maml; with other
+    objectives imaml, fo_b_maml, reptile (docs/estimators.md)."""
     delta: Literal["float", "theorem"] | float = "float"
     """hf_maml: the float-optimal difference step, the theorem's with `rho`, or a number."""
     eta: float = 1 / 6

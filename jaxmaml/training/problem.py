@@ -30,7 +30,6 @@ from jaxmaml.checks import check_positive, check_seed, check_step_count
 from jaxmaml.data import Distribution, classes, image_sets, image_shape
 from jaxmaml.data.images import Images
 from jaxmaml.data.sinusoid import Sinusoid
-from jaxmaml.estimators.fo_maml import fo_maml
 from jaxmaml.names import unknown
 from jaxmaml.paths import check_file, check_path
 from jaxmaml.theory import theorems
@@ -340,6 +339,17 @@ def check_preset(preset: Preset) -> None:
     theorem = preset.outer.optimizer == "theorem"
     if theorem and preset.inner.learn_alpha:
         raise ValueError("outer.optimizer = 'theorem' with inner.learn_alpha; allowed: a fixed alpha")
+    name, of_maml = method.estimator, estimators.objective("maml")
+    if theorem and estimators.objective(name) != of_maml:
+        raise ValueError(
+            f"outer.optimizer = 'theorem' with method.estimator = {name!r}, whose objective is "
+            f"{estimators.objective(name)}; allowed: an estimator of {of_maml}"
+        )
+    if inner.learn_alpha and "learn_alpha" not in inspect.signature(estimators.get(name)).parameters:
+        raise ValueError(
+            f"inner.learn_alpha with method.estimator = {name!r}, which is the gradient of "
+            f"{estimators.objective(name)}; allowed: a fixed alpha"
+        )
     needed = {"outer.L": theorem, "outer.rho": theorem or preset.method.delta == "theorem"}
     for name, is_needed in needed.items():
         if is_needed and getattr(preset.outer, name.split(".")[1]) is None:
@@ -374,11 +384,10 @@ def outer_optimizer(preset: Preset) -> optax.GradientTransformationExtraArgs:
 
 
 def gradients_a_step(preset: Preset) -> float:
-    """Each task: K + 1 gradients, for a second-order method K products of two each, one for the step L~."""
-    first_order = estimators.get(preset.method.estimator) is fo_maml
-    second = 0 if first_order else 2 * preset.inner.steps
+    """Each task: those of the estimator, and one for the step L~."""
     step_size = 1 if preset.outer.optimizer == "theorem" else 0
-    return float(preset.outer.tasks * (preset.inner.steps + 1 + second + step_size))
+    each = estimators.gradients(preset.method.estimator, preset.inner.steps)
+    return float(preset.outer.tasks * (each + step_size))
 
 
 def with_steps(preset: Preset, steps: int) -> Preset:

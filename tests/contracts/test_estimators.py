@@ -15,17 +15,18 @@ from jax.flatten_util import ravel_pytree
 
 import jaxmaml
 from jaxmaml import Episode, estimators, meta_gradient
+from jaxmaml.estimators._adapted import NONE, PROXIMAL, STEPS
 from jaxmaml.estimators.hf_maml import ArcDelta
 
 NAMES = sorted(estimators.estimators())
-DELTA = 0.03
+DELTA, NU = 0.03, 0.02
 TASKS, SAMPLES = 7, 5
 
 
 def extra(name):
     """The arguments beyond the common ones."""
     takes = inspect.signature(estimators.get(name)).parameters
-    return {"delta": DELTA} if "delta" in takes else {}
+    return {key: value for key, value in (("delta", DELTA), ("nu", NU)) if key in takes}
 
 
 def logistic(w, batch):
@@ -92,7 +93,8 @@ def on_logistic(c, s, w, episode, alpha, more):
 def on_network(params, episode, alpha, more):
     """Every estimator's direction for the network, and the gradient at params."""
     found = each(lambda name: estimators.get(name)(network, params, episode, alpha=alpha, **more[name]))
-    return found | {"gradient": jax.grad(network)(params, episode.outer)}
+    gradients = {"gradient": episode.outer, "inner gradient": episode.inner}
+    return found | {name: jax.grad(network)(params, batch) for name, batch in gradients.items()}
 
 
 WHOLE = 0
@@ -199,6 +201,7 @@ class TestEveryEstimator:
     def test_float32_agrees_with_float64(self, name):
         results = [all_on_network(dtype, 2, 0.05)[name] for dtype in (np.float32, np.float64)]
         low, high = (ravel_pytree(r)[0] for r in results)
+        assert np.isfinite(high).all()
         # Rounding in the difference is eps / DELTA relative to the gradients.
         assert np.linalg.norm(low - high) <= 1e-4 * np.linalg.norm(high)
 
@@ -208,8 +211,15 @@ class TestEveryEstimator:
         chex.assert_trees_all_close(all_on_network(np.float64, 1, 0.1)[name], eager, rtol=1e-11)
 
     def test_without_inner_step_it_is_the_gradient(self, name):
+        """Of the loss on D_o; a direction that is no gradient goes along that on D_in."""
         found = all_on_network(np.float64, 0, 0.0)
-        chex.assert_trees_all_close(found[name], found["gradient"], rtol=1e-13)
+        expected = found["inner gradient" if estimators.objective(name) == NONE else "gradient"]
+        chex.assert_trees_all_close(found[name], expected, rtol=1e-13)
+
+    def test_declares_what_it_is(self, name):
+        assert estimators.objective(name) in (STEPS, PROXIMAL, NONE)
+        assert all(1 <= estimators.gradients(name, k) < estimators.gradients(name, k + 1) for k in (1, 4))
+        assert callable(estimators.get(name).adaptation)
 
     def test_rate_per_subtree(self, name):
         """A prefix of equal rates is the number; different rates are brute force with a vector."""
@@ -232,7 +242,8 @@ class TestEveryEstimator:
         """For f -> c f(./s): G -> (c/s) G at alpha -> alpha s^2/c, delta -> delta s^2/c."""
         w, episodes = logistic_problem(2)
         episode = one_task(episodes, 3)
-        more = {some: {key: value * s**2 / c for key, value in MORE[some].items()} for some in NAMES}
+        units = {"delta": s**2 / c, "nu": 1.0}
+        more = {some: {key: value * units[key] for key, value in MORE[some].items()} for some in NAMES}
         plain = all_on_logistic(2, 0.2)[3][name]
         scaled = on_logistic(c, s, w, episode, 0.2, more)[name]
         np.testing.assert_allclose(scaled, plain * c / s, rtol=1e-9)

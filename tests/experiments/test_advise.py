@@ -19,7 +19,7 @@ import pytest
 from experiments import __main__ as command_line
 from experiments import advice as against
 from experiments.advice_problems import CASES, HELD_BACK
-from jaxmaml import Episode, InnerLoop, adapt, measure, objective, theory
+from jaxmaml import Episode, InnerLoop, adapt, estimators, measure, objective, theory
 from jaxmaml.advice import bounds, decide, differences, rules, target, text
 from jaxmaml.advice.bounds import REPAIRED, promises
 from jaxmaml.advice.differences import Difference, Point
@@ -702,6 +702,10 @@ def test_the_page_runs():
     assert re.search(rf"iterations +{rules.number(count)} ", done.stdout)
     assert re.search(rf"L +{rules.number(found.L)} ", done.stdout)
     costs = written["costs"]
+    compared = {"maml", "fo_maml", "hf_maml", "maml_same_batch"}  # of one objective
+    assert {d["estimator"] for d in written["points"][0]["differences"]} == compared
+    assert set(costs) == set(estimators.estimators()) > compared
+    assert "Of another objective than this loss, and not ranked: fo_b_maml, imaml, reptile." in said
     assert costs["fo_maml"]["time"] == 1
     for cost in costs.values():
         assert cost["time"] == pytest.approx(cost["seconds"] / costs["fo_maml"]["seconds"])

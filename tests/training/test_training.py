@@ -177,7 +177,7 @@ def test_curve_is_the_fixed_episodes(tmp_path):
     assert curve[curve.step == 10].gradients.unique() == [10 * 4 * (2 + 2)]
 
 
-@pytest.mark.parametrize("estimator", ["maml", "maml_same_batch", "fo_maml", "hf_maml"])
+@pytest.mark.parametrize("estimator", ["maml", "maml_same_batch", "fo_maml", "hf_maml", "imaml"])
 def test_one_step_is_the_meta_gradient(tmp_path, estimator):
     """One SGD step of the loop against jaxmaml's meta-gradient of the same draw."""
     preset = small(tmp_path, 1, method={"estimator": estimator, "delta": 1e-2})
@@ -330,6 +330,15 @@ def test_every_preset_trains(tmp_path, name):
         ({"inner": {"alpha": -1.0}}, "inner.alpha = -1.0; allowed: finite and > 0"),
         ({"outer": {"tasks": 0}}, "outer.tasks = 0; allowed: an integer >= 1"),
         ({"outer": {"optimizer": "theorem"}}, "outer.L = None; needed by the theorem's step"),
+        (
+            {"method": {"estimator": "imaml"}, "outer": {"optimizer": "theorem", "L": 1.0, "rho": 1.0}},
+            "outer.optimizer = 'theorem' with method.estimator = 'imaml', whose objective is "
+            "the loss after a proximal step; allowed: an estimator of the loss after inner steps",
+        ),
+        (
+            {"method": {"estimator": "reptile"}, "inner": {"learn_alpha": True}},
+            "inner.learn_alpha with method.estimator = 'reptile', which is the gradient of no function",
+        ),
         ({"method": {"estimator": "mamml"}}, "unknown estimator 'mamml'; known: .* Did you mean 'maml'?"),
         ({"model": {"kind": "conv4"}, "data": {"name": "sinusoid"}}, "model.kind = 'conv4' on sinusoid"),
     ],
