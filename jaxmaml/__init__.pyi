@@ -3,6 +3,7 @@ from . import constants as constants
 from . import data as data
 from . import estimators as estimators
 from . import hvp as hvp
+from . import learner as learner
 from . import measure as measure
 from . import models as models
 from . import tasks as tasks
@@ -23,6 +24,11 @@ from .estimators.maml_same_batch import maml_same_batch as maml_same_batch
 from .inner import InnerLoop as InnerLoop
 from .inner import adapt as adapt
 from .inner import adapt_has_finite_derivative as adapt_has_finite_derivative
+from .learner.evaluation import Measurement as Measurement
+from .learner.evaluation import evaluate as evaluate
+from .learner.fitting import fit as fit
+from .learner.loading import load as load
+from .learner.model import Learner as Learner
 from .step_size import TheoremStepState as TheoremStepState
 from .step_size import scale_by_theorem_step as scale_by_theorem_step
 from .types import BatchSizes as BatchSizes

@@ -77,7 +77,8 @@ def test_learning_curve(name):
 def test_gallery(name, monkeypatch):
     """With parameters that are not adapted; what is drawn is made up."""
     preset, rng = PRESETS[name], np.random.default_rng(0)
-    monkeypatch.setattr(figures.problems, "adapted", lambda *_: None)
+    monkeypatch.setattr(figures.outer, "adapted", lambda *_: None)
+    monkeypatch.setattr(figures.outer, "alpha_of", lambda *_: None)
     if preset.data.name == "sinusoid":
         batch = (rng.uniform(-5, 5, (figures.TASKS, 10, 1)), rng.uniform(-5, 5, (figures.TASKS, 10, 1)))
         tasks = SimpleNamespace(waves=lambda *_: Wave(np.full(figures.TASKS, 5.0), np.zeros(figures.TASKS)))
@@ -90,7 +91,11 @@ def test_gallery(name, monkeypatch):
     def apply(_, x):
         return np.sin(x) if preset.data.name == "sinusoid" else rng.normal(size=(len(x), preset.data.ways))
 
-    check(figures.gallery(preset, SimpleNamespace(test=tasks, apply=apply), None))
+    check(
+        figures.gallery(
+            preset, SimpleNamespace(test=tasks, apply=apply, loss=None), SimpleNamespace(params=None)
+        )
+    )
 
 
 class TestOfTheTest:
