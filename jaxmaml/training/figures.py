@@ -123,6 +123,7 @@ def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Arr
             _image(row[label], support[0][np.argmax(support[1] == label)], f"class {label + 1}")
         chosen = rng.permutation(len(query[1]))[:shown]
         row[ways].axis("off")
+        row[ways].set_box_aspect(1)  # as large as an image: their lines are level
         for axis, j in zip(row[ways + 1 :], chosen, strict=True):
             _image(axis, query[0][j], f"is {query[1][j] + 1}")
         for line, (steps, w) in enumerate(_adapted(preset, problem, state, support).items()):
@@ -133,9 +134,9 @@ def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Arr
                 color = "#0072B2" if right[j] else "#D55E00"
                 _below(axis, line, f"{predicted[j] + 1}", color, bold=not right[j])
     title = (
-        f"{title_of(preset)}\nA row a test task: a support image of each class; query images, and the class "
-        f"predicted after {_listed(counts)} inner steps (wrong ones bold), with the accuracy on all queries of "
-        f"the task. Trained with {steps_text(preset.inner.steps)}."
+        f"{title_of(preset)}\nA row a test task: a support image of each class, then query images with the "
+        f"class predicted after {_listed(counts)} inner steps (wrong ones bold), and the accuracy on all "
+        f"queries. Trained with {steps_text(preset.inner.steps)}."
     )
     return plotting.finish(figure, title)
 
@@ -158,17 +159,17 @@ def _image(axis: Axes, image: np.ndarray, text: str) -> None:
 
 def _below(axis: Axes, line: int, text: str, color: str, bold: bool = False) -> None:
     """A line of text under a panel."""
-    weight = "bold" if bold else "normal"
-    place = {"xy": (0.5, 0), "xycoords": "axes fraction", "textcoords": "offset points"}
     axis.annotate(
         text,
-        xytext=(0, -3 - 10 * line),
+        (0.5, 0),
+        (0, -3 - 10 * line),
+        "axes fraction",
+        "offset points",
         ha="center",
         va="top",
         fontsize=8,
         color=color,
-        weight=weight,
-        **place,
+        weight="bold" if bold else "normal",
     )
 
 

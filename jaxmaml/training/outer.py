@@ -39,8 +39,8 @@ class TrainingProblem(NamedTuple):
     """of the measure: "accuracy" or "mean squared error"."""
     ascending: bool
     """whether a larger measure is better."""
-    apply: Callable[..., Any] | None
-    """apply(params, x) -> outputs."""
+    apply: Any
+    """apply(params, x) -> outputs; None where it is not known."""
 
 
 @dataclass(frozen=True)
