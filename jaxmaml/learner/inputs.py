@@ -135,7 +135,8 @@ def check_like(found: PyTree, wanted: PyTree, name: str, why: str) -> None:
     )
     for path in sorted({*a, *b}):
         if a.get(path) != b.get(path):
-            raise ValueError(f"{name}{path} has shape {a.get(path)}; allowed: {b.get(path)}, {why}")
+            there, allowed = (f"has shape {x[path]}" if path in x else "is no array" for x in (a, b))
+            raise ValueError(f"{name}{path} {there}; allowed: one that {allowed}, {why}")
 
 
 def check_installed(by: str, *packages: str) -> None:

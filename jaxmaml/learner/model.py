@@ -73,9 +73,7 @@ class Learner:
     def predict(self, params: PyTree, x: PyTree, **more: Any) -> Any:
         """apply(params, x, **more), params as `adapt` gave them."""
         apply = self._needed("apply", "predict")
-        check_like(
-            params, self.params, "params", "as the learner has; predict takes what adapt gives, then x"
-        )
+        check_like(params, self.params, "params", "as adapt gives them, then x")
         check_batch("x", x)
         return applied(apply, params, x, more)
 
