@@ -38,7 +38,8 @@ class Measurement:
         both = {"loss": self.loss, "measure": self.measure}
         said = [f"{k} {x.mean:.4g} [{x.low:.4g}, {x.high:.4g}]" for k, x in both.items() if x is not None]
         note = ", transductive" if self.transductive else ""
-        return f"{self.steps} inner steps: {', '.join(said)} (95 %, n = {self.loss.n}{note})"
+        plural = "" if self.steps == 1 else "s"
+        return f"{self.steps} inner step{plural}: {', '.join(said)} (95 %, n = {self.loss.n}{note})"
 
 
 def evaluate(

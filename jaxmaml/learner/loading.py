@@ -137,7 +137,7 @@ def _rates(where: pathlib.Path, about: Mapping[str, Any], given: PyTree) -> PyTr
     if about["restored"]["alpha"] is None:
         return _update_given(where, given)
     like = packing.template("alpha", about["restored"]["alpha"], given)
-    values = about["alpha"] if isinstance(about["alpha"], dict) else {"": about["alpha"]}
+    values = dict(about["alpha"]) if isinstance(about["alpha"], list) else {"": about["alpha"]}
 
     def one(path: Any, leaf: Any) -> Any:
         value = values[jax.tree_util.keystr(path)]

@@ -60,8 +60,8 @@ def configuration(
     alpha: Any = "an optax transformation"
     if not is_optax(recipe.alpha):
         rates = jax.tree_util.tree_leaves_with_path(recipe.alpha)
-        alpha = {jax.tree_util.keystr(path): np.asarray(a).tolist() for path, a in rates}
-        alpha = alpha.get("", alpha)
+        pairs = [[jax.tree_util.keystr(path), np.asarray(rate).tolist()] for path, rate in rates]
+        alpha = pairs[0][1] if pairs[0][0] == "" else pairs
     same = ("learn_alpha", "has_aux", "steps", "episodes", "every", "seed", "evaluation_seed", "task_chunk")
     return {name: getattr(recipe, name) for name in same} | {
         "estimator": _named(recipe.estimator),

@@ -1,5 +1,6 @@
 """Learners in files: what was saved is what is loaded, a fit goes on where it was, presets load."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -21,7 +22,7 @@ import pytest
 import jaxmaml
 from jaxmaml import packing, storage
 from jaxmaml.training import loop, problem, store
-from jaxmaml.training.presets import PRESETS, of_fields
+from jaxmaml.training.presets import PRESETS, Evaluation, Inner, Method, Model, Outer, of_fields
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -39,13 +40,9 @@ def flip(path):
 
 def learner(**changes):
     """Parameters of several types and containers, as if they had been fitted."""
-    params = {
-        "b": jnp.float32(0.5),
-        "w": [jnp.arange(2.0), (jnp.ones(3, jnp.bfloat16), None)],
-        3: jnp.ones(()),
-    }
-    inner = jaxmaml.InnerLoop(steps=4, mask={"b": False, "w": True, 3: True})
-    made = {"alpha": {"b": 0.1, "w": 0.2, 3: np.float32(0.3)}, "inner": inner, "step": 7}
+    params = {"b": jnp.float32(0.5), "w": {0: [jnp.arange(2.0), (jnp.ones(3, jnp.bfloat16), None)]}}
+    inner = jaxmaml.InnerLoop(steps=4, mask={"b": False, "w": True})
+    made = {"alpha": {"b": 0.1, "w": np.float32(0.3)}, "inner": inner, "step": 7}
     made |= {
         "loss": lines.loss,
         "records": [{"step": 7, "loss": np.nan}],
@@ -155,53 +152,30 @@ def kept(where, steps=4, **options):
     return lines.fit(folder=where, steps=steps, every=2, **options)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A fit of 4 steps in a folder, evaluated every 2."""
-    where = tmp_path_factory.mktemp("fit") / "whole"
-    return where, kept(where, measure=lines.largest, larger_is_better=False, learn_alpha=True)
-
-
-def without_clock(learner):
-    return learner.curve.drop(columns="seconds")
-
+OPTIONS = {"measure": lines.largest, "larger_is_better": False, "learn_alpha": True}
 
 KILLED = """
 import sys
 sys.path[:0] = ["tests", "tests/learner"]
 import settings
 settings.configure()
-from test_keep import kept, lines
+from test_keep import OPTIONS, kept
 
-kept(sys.argv[1], 10**6, measure=lines.largest, larger_is_better=False, learn_alpha=True)
+kept(sys.argv[1], 10**6, **OPTIONS)
 """
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.exhaustive)]
-)
-def test_a_stopped_fit_goes_on(whole, tmp_path, number):
-    """In another process: what is known of the program is the same there. Bitwise as if never stopped."""
-    where, _ = whole
-    stopped = tmp_path / "stopped"
-    shutil.copytree(where, stopped)
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(stopped)], cwd=REPOSITORY, stderr=subprocess.PIPE
-    )
-    while seals(stopped) < 8:
+def stopped(where, number):
+    """A fit in another process, stopped by this signal; the step that was kept."""
+    line = [sys.executable, "-c", KILLED, str(where)]
+    process = subprocess.Popen(line, cwd=REPOSITORY, stderr=subprocess.PIPE)
+    while seals(where) < 4:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(number)
     process.communicate()
     assert process.returncode == (loop.STOPPED if number == signal.SIGTERM else -number)
-    steps = seals(stopped) + 2
-    options = {"measure": lines.largest, "larger_is_better": False, "learn_alpha": True}
-    found, alone = (
-        kept(folder, steps, **options) for folder in (stopped, where.with_name(f"alone-{number}"))
-    )
-    chex.assert_trees_all_equal(store.load(stopped), store.load(where.with_name(f"alone-{number}")))
-    chex.assert_trees_all_equal((found.params, found.alpha), (alone.params, alone.alpha))
-    pd.testing.assert_frame_equal(without_clock(found), without_clock(alone), check_exact=True)
+    return seals(where)
 
 
 def seals(where):
@@ -209,35 +183,48 @@ def seals(where):
     return max((json.loads(path.read_bytes())["step"] for path in names), default=-1)
 
 
-def test_loads(whole):
-    where, fitted = whole
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory):
+    """A fit in two sittings."""
+    where = tmp_path_factory.mktemp("fit") / "parts"
+    kept(where, 2, **OPTIONS)
+    return where, kept(where, 4, **OPTIONS)
+
+
+def assert_as_if_never_stopped(where, found):
+    """Bitwise."""
+    alone = kept(where.with_name("alone"), found.step, **OPTIONS)
+    chex.assert_trees_all_equal(store.load(where), store.load(where.with_name("alone")))
+    chex.assert_trees_all_equal((found.params, found.alpha), (alone.params, alone.alpha))
+    curves = [each.curve.drop(columns="seconds") for each in (found, alone)]
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
+
+
+def test_a_second_sitting(continued):
+    assert_as_if_never_stopped(*continued)
+
+
+@pytest.mark.exhaustive  # a process more; what it adds is that the sums of programs are the same there
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_fit_goes_on(tmp_path, number):
+    where = tmp_path / "stopped"
+    assert_as_if_never_stopped(where, kept(where, stopped(where, number) + 2, **OPTIONS))
+
+
+def test_loads(continued):
+    where, fitted = continued
     found = jaxmaml.load(where, loss=lines.loss, apply=lines.apply)
     chex.assert_trees_all_equal((found.params, found.alpha), (fitted.params, fitted.alpha))
     chex.assert_trees_all_equal_dtypes((found.params, found.alpha), (fitted.params, fitted.alpha))
     pd.testing.assert_frame_equal(found.curve, fitted.curve)
-    assert (found.inner, found.step, found.which) == (fitted.inner, 4, "last")
+    assert (found.inner, found.step, found.which) == (fitted.inner, fitted.step, "last")
     assert found.configuration == json.loads(json.dumps(fitted.configuration))
     found.save(where.with_name("saved"))
     again = jaxmaml.load(where.with_name("saved"))
     chex.assert_trees_all_equal((again.params, again.alpha), (fitted.params, fitted.alpha))
 
 
-def test_the_best_is_called_best(tmp_path):
-    """Of a fit that gets worse, whose loss is the measure."""
-    fitted = kept(
-        tmp_path, optimizer=optax.sgd(-0.3), learn_alpha=False, alpha={"b": 0.1, "w": np.array([0.1, 0.2])}
-    )
-    last, best = (jaxmaml.load(tmp_path, which=which) for which in ("last", "best"))
-    assert (last.which, last.step, best.which, best.step) == ("last", 4, "best", 0)
-    chex.assert_trees_all_equal(last.params, fitted.params)
-    chex.assert_trees_all_equal(best.params, lines.start())
-    chex.assert_trees_all_equal(best.alpha, {"b": 0.1, "w": np.array([0.1, 0.2])})
-    best.save(tmp_path / "best")
-    assert jaxmaml.load(tmp_path / "best", which="best").which == "best"
-
-
-def shifted_loss(params, batch):
-    return lines.loss(params, batch) + 1
+RATES = {"b": 0.1, "w": np.array([0.1, 0.2])}
 
 
 def scaled_by(array):
@@ -247,42 +234,68 @@ def scaled_by(array):
     return loss
 
 
+def worse(where, **options):
+    """A fit of 4 steps that gets worse, whose loss closes over an array."""
+    fixed = {"of": scaled_by(jnp.array([1.0, 1.0])), "optimizer": optax.sgd(-0.3), "alpha": RATES}
+    return kept(where, **{**fixed, **options})
+
+
+@pytest.fixture(scope="module")
+def worsened(tmp_path_factory):
+    where = tmp_path_factory.mktemp("fit") / "worse"
+    return where, worse(where)
+
+
+def test_the_best_is_called_best(worsened, tmp_path):
+    """By the loss, where there is no other measure."""
+    where, fitted = worsened
+    last, best = (jaxmaml.load(where, which=which) for which in ("last", "best"))
+    assert (last.which, last.step, best.which, best.step) == ("last", 4, "best", 0)
+    chex.assert_trees_all_equal(last.params, fitted.params)
+    chex.assert_trees_all_equal(best.params, lines.start())
+    chex.assert_trees_all_equal(best.alpha, RATES)
+    assert best.curve.step.max() == 0
+    best.save(tmp_path / "best")
+    assert jaxmaml.load(tmp_path / "best", which="best").which == "best"
+
+
+def shifted_loss(params, batch):
+    return lines.loss(params, batch) + 1
+
+
 REFUSED = {
-    "alpha": ({"alpha": 0.2}, "holds a run with alpha = 0.1, not 0.2; allowed: the same configuration"),
-    "estimator": ({"estimator": "maml"}, "with estimator = 'maml_same_batch', not 'maml'"),
-    "inner": ({"inner": jaxmaml.InnerLoop(2)}, "with inner.steps = 1, not 2"),
-    "seed": ({"seed": 1}, "with seed = 0, not 1"),
-    "params": ({"params": {"b": np.zeros(()), "w": np.ones(2)}}, "with params = 'sum .*', not 'sum"),
+    "alpha": (
+        {"alpha": 0.2},
+        r"holds a run with alpha = \[\[\"\['b'\]\", 0.1\].*, not 0.2; allowed: the same configuration",
+    ),
     "data": (
         {"tasks": jax.tree_util.Partial(lines.draw, jnp.float64(0.6))},
         "with tasks = 'sum .*', not 'sum .*another folder .folder=",
     ),
     "loss": (
         {"of": shifted_loss},
-        "a run of another code: the program of a step changed, .* or accept_changes=True to go on with this one",
+        "a run of another code: the program of a step changed, .* or accept_changes=True to go on with",
     ),
     "a constant of the loss": (
         {"of": scaled_by(jnp.array([1.0, 2.0]))},
         "another code: .*program of a step changed",
     ),
-    "optimizer": ({"optimizer": optax.sgd(0.04)}, "another code: the program of a step changed"),
     "fewer steps": ({"steps": 2}, "steps = 2; allowed: >= 4, where"),
 }
 
 
-def test_another_fit_is_refused(tmp_path):
+def test_another_fit_is_refused(worsened, tmp_path):
     """And nothing is written."""
-    where = tmp_path / "run"
-    kept(where, of=scaled_by(jnp.array([1.0, 1.0])))
+    where = pathlib.Path(shutil.copytree(worsened[0], tmp_path / "run"))
     before = contents(where)
-    kept(where, of=scaled_by(jnp.array([1.0, 1.0])))  # another function that is the same
+    worse(where)  # another function that is the same
     for name, (options, says) in REFUSED.items():
         with pytest.raises(ValueError, match=says):
-            kept(where, **{"of": scaled_by(jnp.array([1.0, 1.0])), **options})
+            worse(where, **options)
         assert contents(where) == before, name
     with pytest.warns(match="goes on from step 4 with another code"):
-        kept(where, of=shifted_loss, accept_changes=True)
-    assert store.read(where).accepted == []
+        worse(where, steps=5, of=shifted_loss, accept_changes=True)
+    assert [each["step"] for each in store.read(where).accepted] == [4]
 
 
 def contents(where):
@@ -290,27 +303,23 @@ def contents(where):
     return {str(p.relative_to(where)): p.read_bytes() for p in files}
 
 
-class TestPreset:
-    @pytest.fixture(scope="class")
-    def trained(self, tmp_path_factory):
-        where = tmp_path_factory.mktemp("preset") / "digits"
-        preset = of_fields(
-            {
-                **json.loads(json.dumps(store.of_preset(PRESETS["digits"]).configuration)),
-                "model": {**store.of_preset(PRESETS["digits"]).configuration["model"], "hidden": [8]},
-                "outer": {
-                    **store.of_preset(PRESETS["digits"]).configuration["outer"],
-                    "steps": 2,
-                    "tasks": 2,
-                },
-                "evaluation": {"episodes": 6, "steps": [5], "every": 1, "seed": 2017, "query": None},
-                "inner": {"alpha": 0.5, "steps": 1, "adapts": "all", "learn_alpha": True},
-                "out": str(where),
-            }
-        )
-        assert loop.train(preset, quiet=True) == 0
-        return where, preset
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    where = tmp_path_factory.mktemp("preset") / "sinusoid"
+    preset = dataclasses.replace(
+        PRESETS["sinusoid"],
+        model=Model("mlp", (8,)),
+        inner=Inner(alpha=0.01, learn_alpha=True),
+        outer=Outer(tasks=2, steps=2),
+        evaluation=Evaluation(episodes=6, steps=(1,), every=1),
+        method=Method(devices=1),
+        out=str(where),
+    )
+    assert loop.train(preset, quiet=True) == 0
+    return where, preset
 
+
+class TestPreset:
     def test_needs_nothing(self, trained, tmp_path):
         where, preset = trained
         found = jaxmaml.load(where)
@@ -320,12 +329,12 @@ class TestPreset:
             jax.tree.leaves(found.alpha), np.exp(jax.tree.leaves(state["log_alpha"])), rtol=1e-6
         )
         built = problem.build(preset)
-        measured = jaxmaml.evaluate(found, built.test, (0, 1, 5), episodes=6)
+        measured = jaxmaml.evaluate(found, built.test, episodes=6)
         rows = found.curve.query("step == 2").set_index("inner_steps")
-        for k, each in measured.items():  # float32
-            np.testing.assert_allclose(each.loss.mean, rows.loc[k].loss, rtol=1e-4)
-            assert each.measure.mean == pytest.approx(rows.loc[k].value, abs=1e-6)
-        assert measured[0].transductive is False
+        assert list(measured) == [0, 1]
+        for k, each in measured.items():
+            np.testing.assert_allclose(each.loss.mean, rows.loc[k].loss, rtol=1e-4)  # float32
+            assert (each.measure, each.transductive) == (None, False)
         found.save(tmp_path)
         again = jaxmaml.load(tmp_path)
         batch = lines.task(built.test.episodes(jax.random.key(0), 1), 0)
