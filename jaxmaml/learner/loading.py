@@ -134,16 +134,15 @@ def _trained(where: pathlib.Path, given: PyTree, alpha: PyTree, which: str) -> L
 
 def _rates(where: pathlib.Path, about: Mapping[str, Any], given: PyTree) -> PyTree:
     """Rates that were not learned, from the configuration of a fit."""
-    if about["restored"]["alpha"] is None:
+    described = about["restored"]["alpha"]
+    if described is None:
         return _update_given(where, given)
-    like = packing.template("alpha", about["restored"]["alpha"], given)
-    values = dict(about["alpha"]) if isinstance(about["alpha"], list) else {"": about["alpha"]}
-
-    def one(path: Any, leaf: Any) -> Any:
-        value = values[jax.tree_util.keystr(path)]
-        return np.asarray(value, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else value
-
-    return jax.tree_util.tree_map_with_path(one, like)
+    like, structure = jax.tree.flatten(packing.template("alpha", described, given))
+    pairs = zip(described["values"], like, strict=True)
+    return jax.tree.unflatten(
+        structure,
+        [np.asarray(x, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else x for x, leaf in pairs],
+    )
 
 
 def _restored(like: PyTree, stored: Any) -> PyTree:

@@ -58,10 +58,12 @@ def configuration(
 ) -> dict[str, Any]:
     """For JSON: what was asked for, sums of the data, and what the parameters are restored to."""
     alpha: Any = "an optax transformation"
+    rates = None
     if not is_optax(recipe.alpha):
-        rates = jax.tree_util.tree_leaves_with_path(recipe.alpha)
-        pairs = [[jax.tree_util.keystr(path), np.asarray(rate).tolist()] for path, rate in rates]
+        leaves = jax.tree_util.tree_leaves_with_path(recipe.alpha)
+        pairs = [[jax.tree_util.keystr(path), np.asarray(rate).tolist()] for path, rate in leaves]
         alpha = pairs[0][1] if pairs[0][0] == "" else pairs
+        rates = {**packing.described_as(recipe.alpha), "values": [value for _, value in pairs]}
     same = ("learn_alpha", "has_aux", "steps", "episodes", "every", "seed", "evaluation_seed", "task_chunk")
     return {name: getattr(recipe, name) for name in same} | {
         "estimator": _named(recipe.estimator),
@@ -78,7 +80,7 @@ def configuration(
         "test": _sum_of(problem.test),
         "restored": {
             "params": packing.described_as(problem.params),
-            "alpha": None if is_optax(recipe.alpha) else packing.described_as(recipe.alpha),
+            "alpha": rates,
         },
     }
 
