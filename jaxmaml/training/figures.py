@@ -129,7 +129,7 @@ def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Arr
         for line, (steps, w) in enumerate(_adapted(preset, problem, state, support).items()):
             predicted = np.argmax(np.asarray(problem.apply(w, query[0])), axis=1)
             right = predicted == query[1]
-            _below(row[ways], line, f"{steps}: {100 * right.mean():.0f} %", "0.2")
+            _below(row[ways], line, f"{steps}: {100 * np.mean(right):.0f} %", "0.2")
             for axis, j in zip(row[ways + 1 :], chosen, strict=True):
                 color = "#0072B2" if right[j] else "#D55E00"
                 _below(axis, line, f"{predicted[j] + 1}", color, bold=not right[j])

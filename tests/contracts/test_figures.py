@@ -1,5 +1,7 @@
 """Every figure, in print and 400 pixels across: nothing cut off, no text upon text, no data covered."""
 
+import dataclasses
+import re
 from types import SimpleNamespace
 
 import figure_checks
@@ -12,7 +14,8 @@ from experiments import claims, head_to_head_figures, pipeline
 from jaxmaml import plotting
 from jaxmaml.data.sinusoid import Wave
 from jaxmaml.training import figures
-from jaxmaml.training.presets import PRESETS
+from jaxmaml.training import problem as problems
+from jaxmaml.training.presets import PRESETS, Inner
 from jaxmaml.types import Episode
 
 mpl.use("Agg")
@@ -70,7 +73,10 @@ def test_learning_curve(name):
         for step, value in ((0, 0.3), (35_000, 0.6), (70_000, 0.8))
     ]
     curve = pd.DataFrame(rows, columns=["inner_steps", "step", "loss", "value", "low", "high", "n"])
-    check(figures.learning_curve(preset, unit, curve))
+    figure = figures.learning_curve(preset, unit, curve)
+    named = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"before adaptation", figures.steps_text(preset.inner.steps, preset)} <= named
+    check(figure)
 
 
 @pytest.mark.parametrize("name", PRESETS)
