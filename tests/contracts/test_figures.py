@@ -97,11 +97,20 @@ def test_gallery(name, monkeypatch):
     def apply(_, x):
         return np.sin(x) if preset.data.name == "sinusoid" else rng.normal(size=(len(x), preset.data.ways))
 
-    check(
-        figures.gallery(
-            preset, SimpleNamespace(test=tasks, apply=apply, loss=None), SimpleNamespace(params=None)
-        )
-    )
+    problem, state = SimpleNamespace(test=tasks, apply=apply, loss=None), SimpleNamespace(params=None)
+    figure = figures.gallery(preset, problem, state)
+    words = " ".join(text.get_text() for text in figure.findobj(mpl.text.Text)).replace("\n", " ")
+    for steps in (0, preset.inner.steps, *preset.evaluation.steps):
+        assert re.search(rf"\b{steps}: \d+ %|{figures.steps_text(steps, preset)}", words), steps
+    check(figure)
+
+
+def test_what_is_drawn_was_trained():
+    """Before, after the inner steps of training, and after those of evaluations."""
+    preset = dataclasses.replace(PRESETS["sinusoid"], inner=Inner(steps=3))
+    assert problems.recipe(preset).counts == (0, 1, 3, 10)
+    assert figures.steps_text(3, preset) == "3 inner steps, as in training"
+    assert figures.steps_text(10, preset) == "10 inner steps"
 
 
 class TestOfTheTest:
