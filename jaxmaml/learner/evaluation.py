@@ -89,8 +89,10 @@ def evaluate(
         episodes=episodes,
         chunk=min(episodes, task_chunk or 64),
     )
-    first = jax.tree.map(lambda x: x[0], drawn_from.episodes(jax.random.key(seed), 1)).outer
-    transductive = _is_transductive(learner.apply, learner.params, first)
+    transductive = None
+    if learner.apply is not None:
+        batch = _a_query(drawn_from, jax.random.key(seed))
+        transductive = _is_transductive(learner.apply, learner.params, batch)
     made = {}
     for k, (losses, values) in found.items():
         losses = np.asarray(losses, float)
@@ -129,9 +131,15 @@ def _measured(
     return {k: of(k) for k in counts}
 
 
+@jax.jit
+def _a_query(tasks: Distribution, key: jax.Array) -> PyTree:
+    """The query batch of a task."""
+    return jax.tree.map(lambda x: x[0], tasks.episodes(key, 1).outer)
+
+
 def _is_transductive(apply: Any, params: PyTree, batch: PyTree) -> bool | None:
     """Whether the output of the first sample of batch = (x, y, ...) changes with the other samples."""
-    if apply is None or not isinstance(batch, tuple) or len(batch) < 2:
+    if not isinstance(batch, tuple) or len(batch) < 2:
         return None
     takes = inspect.signature(apply)
     more = {"key": jax.random.key(0)} if "key" in takes.parameters else {}

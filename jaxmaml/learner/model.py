@@ -26,7 +26,7 @@ FILE = "learner.npz"
 class Learner:
     """Parameters that adapt, with all that adapts them."""
 
-    params: PyTree
+    params: PyTree = field(repr=False)
     """of step `step`; no method changes them."""
     alpha: PyTree
     """the inner rate or rates, as learned where they were; or an optax transformation."""
@@ -43,9 +43,9 @@ class Learner:
     """outer steps that made the parameters."""
     which: str = "last"
     """"last", the state after the last of these; or "best", that of the best evaluation."""
-    configuration: Mapping[str, Any] = field(default_factory=dict)
+    configuration: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """how it was trained: {"fit": ...} or {"preset": ...}, for JSON."""
-    records: Sequence[Mapping[str, Any]] = ()
+    records: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     """the rows of `curve`."""
 
     @property
