@@ -5,6 +5,7 @@ from . import estimators as estimators
 from . import federated as federated
 from . import fewshot as fewshot
 from . import hvp as hvp
+from . import learner as learner
 from . import measure as measure
 from . import models as models
 from . import tasks as tasks
@@ -28,6 +29,11 @@ from .estimators.reptile import reptile as reptile
 from .inner import InnerLoop as InnerLoop
 from .inner import adapt as adapt
 from .inner import adapt_has_finite_derivative as adapt_has_finite_derivative
+from .learner.evaluation import Measurement as Measurement
+from .learner.evaluation import evaluate as evaluate
+from .learner.fitting import fit as fit
+from .learner.loading import load as load
+from .learner.model import Learner as Learner
 from .step_size import TheoremStepState as TheoremStepState
 from .step_size import scale_by_theorem_step as scale_by_theorem_step
 from .types import BatchSizes as BatchSizes

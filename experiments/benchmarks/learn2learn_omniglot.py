@@ -8,6 +8,7 @@ the same on both sides.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import operator
@@ -31,8 +32,8 @@ from jaxmaml.configuration import cores
 from jaxmaml.models.normalisation import EPSILON
 from jaxmaml.timing import table
 from jaxmaml.training import problem as problems
+from jaxmaml.training.outer import TrainingProblem, measured
 from jaxmaml.training.presets import PRESETS, Evaluation, Method, Preset
-from jaxmaml.training.problem import State, TrainingProblem
 from jaxmaml.types import Episode, PyTree
 
 DEFAULT = dataclasses.replace(
@@ -152,8 +153,11 @@ def ours(preset: Preset, problem: TrainingProblem, starts: list[PyTree], example
 
     @jax.jit
     def accuracies(params: PyTree, episodes: Episode) -> dict[int, jax.Array]:
-        state = State(jnp.asarray(0), params, {}, (), jnp.zeros(2, jnp.uint32))
-        return {k: problems.measured(preset, problem, state, episodes, k)[1] for k in preset.evaluation.steps}
+        chunk = preset.method.task_chunk or preset.outer.tasks
+        of = functools.partial(
+            measured, problem.loss, problem.measure, params, preset.inner.alpha, inner, episodes, chunk=chunk
+        )
+        return {k: of(k)[1] for k in preset.evaluation.steps}
 
     def side(start: PyTree) -> Side:
         at = [start, memory]

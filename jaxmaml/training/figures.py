@@ -11,15 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxmaml import plotting
+from jaxmaml.training import outer, store
 from jaxmaml.training import problem as problems
-from jaxmaml.training import store
+from jaxmaml.training.outer import State, TrainingProblem
 from jaxmaml.training.presets import Preset
-from jaxmaml.training.problem import State, TrainingProblem
+from jaxmaml.types import PyTree
 
 SHADES = ("0.6", "#0072B2", "#D55E00", "#009E73")
 """by number of inner steps: none in grey, then colours that stay apart for the colour-blind."""
 DASHES = (":", "-", "--", "-.")
 TASKS = 3
+QUERIES = 4
+"""images of a task that predictions are shown of."""
+FEW = 12
+"""evaluations of which each is marked."""
 
 
 def draw(where: pathlib.Path, preset: Preset, problem: TrainingProblem, state: State) -> list[pathlib.Path]:
@@ -43,9 +48,10 @@ def learning_curve(preset: Preset, unit: str, curve: pd.DataFrame) -> Figure:
     figure, axes = plotting.panels(2 if chance else 1, width=plotting.WIDTH * (1 if chance else 1.6))
     for j, (steps, rows) in enumerate(curve.groupby("inner_steps")):
         look: dict[str, Any] = {"color": SHADES[j % 4], "linestyle": DASHES[j % 4]}
+        look["marker"] = "o" if len(rows) <= FEW else ""
         if chance:
             axes[0].plot(rows.step, rows.loss, **look)
-        axes[-1].plot(rows.step, rows.value, label=steps_text(steps), **look)
+        axes[-1].plot(rows.step, rows.value, label=steps_text(steps, preset), **look)
         axes[-1].fill_between(rows.step, rows.low, rows.high, alpha=0.2, linewidth=0, color=look["color"])
     if chance:
         axes[0].set(xlabel="outer steps", ylabel="query loss (nats)")
@@ -80,7 +86,8 @@ def gallery(preset: Preset, problem: TrainingProblem, state: State) -> Figure:
 
 def _waves(preset: Preset, problem: TrainingProblem, state: State, key: jax.Array) -> Figure:
     tasks = min(TASKS, preset.evaluation.episodes)
-    figure, axes = plotting.panels(tasks)
+    figure, axes = plotting.panels(tasks, width=1.9)
+    figure.set_figheight(2.7)
     episodes = problem.test.episodes(key, preset.evaluation.episodes)
     waves = problem.test.waves(key, preset.evaluation.episodes)  # type: ignore[attr-defined]
     x = jnp.linspace(-5, 5, 201)[:, None]
@@ -88,23 +95,23 @@ def _waves(preset: Preset, problem: TrainingProblem, state: State, key: jax.Arra
         support = jax.tree.map(lambda a, t=task: a[t], episodes.inner)
         wave = jax.tree.map(lambda a, t=task: a[t], waves)
         axis.plot(x[:, 0], wave(x)[:, 0], color="#000000", linewidth=0.8, label="the task")
-        for j, steps in enumerate((0, *preset.evaluation.steps)):
-            w = problems.adapted(preset, problem, state, support, steps)
-            y = problem.apply(w, x)[:, 0]
-            axis.plot(x[:, 0], y, color=SHADES[j % 4], linestyle=DASHES[j % 4], label=steps_text(steps))
+        for j, (steps, w) in enumerate(_adapted(preset, problem, state, support).items()):
+            look: dict[str, Any] = {"color": SHADES[j % 4], "linestyle": DASHES[j % 4]}
+            axis.plot(x[:, 0], problem.apply(w, x)[:, 0], label=steps_text(steps, preset), **look)
         axis.plot(support[0][:, 0], support[1][:, 0], "v", color="#CC79A7", label="support")
-        axis.set(xlabel="x", ylabel="y", title=f"test task {task + 1}")
-    return plotting.finish(figure, f"{title_of(preset)}: predictions", columns=5)
+        axis.set(xlabel="x", title=f"test task {task + 1}")
+    axes[0].set_ylabel("y")
+    return plotting.finish(figure, f"{title_of(preset)}: predictions", columns=3)
 
 
 def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Array) -> Figure:
-    """A row a task: one support image of each class, then query images with what is predicted."""
+    """A row a task: one support image of each class, then query images; under each what is predicted."""
     ways = preset.data.ways
-    shown = min(7, ways * (preset.evaluation.query or preset.data.query))
-    steps = preset.evaluation.steps[-1]
+    shown = min(QUERIES, ways * (preset.evaluation.query or preset.data.query))
     tasks = min(TASKS, preset.evaluation.episodes)
-    figure, axes = plotting.panels(ways + shown, tasks, width=0.75)
-    figure.set_figheight(0.95 * tasks + 0.6)
+    counts = problems.recipe(preset).counts
+    figure, axes = plotting.panels(ways + 1 + shown, tasks, width=0.62)
+    figure.set_figheight((0.85 + 0.15 * len(counts)) * tasks + 0.75)
     episodes = problem.test.episodes(key, preset.evaluation.episodes)
     rng = np.random.default_rng(0)
     for task in range(tasks):
@@ -112,33 +119,72 @@ def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Arr
             jax.tree.map(lambda a, t=task: np.asarray(a[t]), batch)
             for batch in (episodes.inner, episodes.outer)
         )
-        w = problems.adapted(preset, problem, state, support, steps)
-        predicted = np.argmax(np.asarray(problem.apply(w, query[0])), axis=1)
-        row = axes[task * (ways + shown) : (task + 1) * (ways + shown)]
+        row = axes[task * (ways + 1 + shown) : (task + 1) * (ways + 1 + shown)]
         for label in range(ways):
-            _image(row[label], support[0][np.argmax(support[1] == label)], f"class {label + 1}", "0.2")
-        for axis, j in zip(row[ways:], rng.permutation(len(query[1]))[:shown], strict=True):
-            right = predicted[j] == query[1][j]
-            text = f"{predicted[j] + 1}" if right else f"{predicted[j] + 1}, is {query[1][j] + 1}"
-            _image(axis, query[0][j], text, "#0072B2" if right else "#D55E00", bold=not right)
+            _image(row[label], support[0][np.argmax(support[1] == label)], f"class {label + 1}")
+        chosen = rng.permutation(len(query[1]))[:shown]
+        row[ways].axis("off")
+        row[ways].set_box_aspect(1)  # as large as an image: their lines are level
+        for axis, j in zip(row[ways + 1 :], chosen, strict=True):
+            _image(axis, query[0][j], f"is {query[1][j] + 1}")
+        for line, (steps, w) in enumerate(_adapted(preset, problem, state, support).items()):
+            predicted = np.argmax(np.asarray(problem.apply(w, query[0])), axis=1)
+            right = predicted == query[1]
+            _below(row[ways], line, f"{steps}: {100 * np.mean(right):.0f} %", "0.2")
+            for axis, j in zip(row[ways + 1 :], chosen, strict=True):
+                color = "#0072B2" if right[j] else "#D55E00"
+                _below(axis, line, f"{predicted[j] + 1}", color, bold=not right[j])
     title = (
-        f"{title_of(preset)}\none support image a class, then query images with the class predicted after "
-        f"{steps_text(steps)} (wrong ones bold, with the true class)"
+        f"{title_of(preset)}\nA row a test task: a support image of each class, then query images with the "
+        f"class predicted after {_listed(counts)} inner steps (wrong ones bold), and the accuracy on all "
+        f"queries. Trained with {steps_text(preset.inner.steps)}."
     )
     return plotting.finish(figure, title)
 
 
-def _image(axis: Axes, image: np.ndarray, text: str, color: str, bold: bool = False) -> None:
+def _adapted(preset: Preset, problem: TrainingProblem, state: State, batch: PyTree) -> dict[int, PyTree]:
+    """Parameters before and after, by the numbers of inner steps of training and of evaluations."""
+    recipe = problems.recipe(preset)
+    value, alpha = problem.loss, outer.alpha_of(recipe, state)
+    return {k: outer.adapted(value, state.params, alpha, recipe.inner, batch, k) for k in recipe.counts}
+
+
+def _image(axis: Axes, image: np.ndarray, text: str) -> None:
     if image.shape[2] == 3:
         axis.imshow(image)
     else:
         axis.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[])
     axis.grid(visible=False)
-    axis.set_title(text, fontsize=7, color=color, fontweight="bold" if bold else "normal")
+    axis.set_title(text, fontsize=8)
     for spine in axis.spines.values():
-        spine.set(visible=True, color=color)
+        spine.set(visible=True, color="0.2")
 
 
-def steps_text(steps: int) -> str:
-    return f"{steps} inner step" + ("" if steps == 1 else "s")
+def _below(axis: Axes, line: int, text: str, color: str, bold: bool = False) -> None:
+    """A line of text under a panel."""
+    axis.annotate(
+        text,
+        (0.5, 0),
+        (0, -3 - 10 * line),
+        "axes fraction",
+        "offset points",
+        ha="center",
+        va="top",
+        fontsize=8,
+        color=color,
+        weight="bold" if bold else "normal",
+    )
+
+
+def _listed(counts: tuple[int, ...]) -> str:
+    *first, last = map(str, counts)
+    return f"{', '.join(first)} and {last}"
+
+
+def steps_text(steps: int, preset: Preset | None = None) -> str:
+    """Of a preset: whether it was trained with so many."""
+    trained = ", as in training" if preset is not None and steps == preset.inner.steps else ""
+    if steps == 0:
+        return "before adaptation"
+    return f"{steps} inner step{'' if steps == 1 else 's'}{trained}"

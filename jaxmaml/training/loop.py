@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -17,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jaxmaml import identity, statistics
 from jaxmaml.training import metrics, processes, store
 from jaxmaml.training import problem as problems
+from jaxmaml.training.outer import Functions, Recipe, State, TrainingProblem
 from jaxmaml.training.presets import Preset
-from jaxmaml.training.problem import Functions, State, TrainingProblem
 
 STOPPED = 143
 """exit status after SIGTERM, as shells have it."""
@@ -45,21 +46,53 @@ def train(preset: Preset, *, quiet: bool = False) -> int:
     problems.check_preset(preset)
     problem = problems.build(preset)
     functions = problems.functions(preset, problem, problems.devices(preset))
+    opening = store.opened(store.folder(preset), store.of_preset(preset), code_identity(), problem.ascending)
+    state, _ = run(
+        problems.recipe(preset),
+        problem,
+        functions,
+        opening,
+        metrics_to=preset.metrics,
+        draw=lambda where, state: _draw(where, preset, problem, state),
+        quiet=quiet,
+    )
+    return STOPPED if int(state.step) < preset.outer.steps else 0
+
+
+def run(
+    recipe: Recipe,
+    problem: TrainingProblem,
+    functions: Functions,
+    opening: contextlib.AbstractContextManager[store.Store] | None,
+    *,
+    metrics_to: str | None = None,
+    draw: Callable[[pathlib.Path, State], None] | None = None,
+    quiet: bool = False,
+) -> tuple[State, pd.DataFrame]:
+    """(state, curve) of the last step, or of the one where SIGTERM stopped it.
+
+    Args:
+      opening: the run's folder; None keeps nothing, and leaves SIGTERM alone.
+      draw: makes the figures of a finished run.
+    """
     with contextlib.ExitStack() as stack:
-        opening = store.opened(store.folder(preset), preset, code_identity(), problem.ascending)
-        kept = processes.of_first(lambda: stack.enter_context(opening))
-        with _terminated() as stop, _Report(preset, problem, quiet or kept is None) as report:
-            state, curve = _run(preset, problem, functions, kept, stop, report)
+        kept = None
+        if opening is not None:
+            kept = processes.of_first(lambda: stack.enter_context(opening))
+        stop = stack.enter_context(_terminated()) if opening is not None else []
+        silent = quiet or not processes.is_first()
+        follow = _follow(metrics_to, problem, kept)
+        with _Report(recipe, problem, silent) as report:
+            state, curve = _run(recipe, problem, functions, kept, stop, report, follow)
         step = int(state.step)
-        if kept is not None:
-            report.end(kept, step, curve)
-        if step < preset.outer.steps:
+        report.end(step, curve, kept)
+        if step < recipe.steps:
             report.say(f"stopped at step {step}; the same command goes on from there")
-            return STOPPED
-        if kept is not None and not quiet:
-            _draw(kept.where, preset, problem, jax.tree.map(np.asarray, state))
+            return state, curve
+        if draw is not None and kept is not None and not quiet:
+            draw(kept.where, jax.tree.map(np.asarray, state))
         report.say(f"finished at step {step}")
-    return 0
+    return state, curve
 
 
 def code_identity() -> dict[str, str]:
@@ -68,12 +101,13 @@ def code_identity() -> dict[str, str]:
 
 
 def _run(
-    preset: Preset,
+    recipe: Recipe,
     problem: TrainingProblem,
     functions: Functions,
     kept: store.Store | None,
     stop: list[int],
     report: "_Report",
+    follow: Callable[[pd.DataFrame], None],
 ) -> tuple[State, pd.DataFrame]:
     """(the last state, the curve of this sitting's process); the first process has the store and keeps it."""
     state = jax.tree.map(np.asarray, functions.start())
@@ -82,9 +116,8 @@ def _run(
         state, curve = kept.resume(state)
     state, is_new = processes.from_first((state, np.array(curve.empty)))
     state, training, test = functions.place((state, problem.training, problem.test))
-    follow = _follow(preset, problem, kept)
     follow(curve)
-    report.begin(store.folder(preset), int(state.step))
+    report.begin(kept, int(state.step))
     clock = _Clock(curve)
 
     def evaluate(state: State, curve: pd.DataFrame) -> pd.DataFrame:
@@ -93,24 +126,24 @@ def _run(
         curve = _measured(functions, int(state.step), found, curve, clock.seconds)
         if kept is not None:
             kept.save(state, curve)
-            follow(curve)
+        follow(curve)
         report.evaluated(curve, clock)
         return curve
 
     if is_new:
         curve = evaluate(state, curve)
-    compiled = functions.advance.lower(state, preset.outer.steps, training).compile()
+    compiled = functions.advance.lower(state, recipe.steps, training).compile()
     report.since = time.perf_counter(), int(state.step)
-    while int(state.step) < preset.outer.steps and not processes.any_of(bool(stop)):
+    while int(state.step) < recipe.steps and not processes.any_of(bool(stop)):
         at = int(state.step)
-        every = preset.evaluation.every
-        until = min(preset.outer.steps, (at // every + 1) * every)
+        until = min(recipe.steps, (at // recipe.every + 1) * recipe.every)
         with clock.counting(until - at), processes.watched():
             state = jax.block_until_ready(compiled(state, until, training))
         if not _finite(state.params):
+            where = "" if kept is None else f"; the state of step {at} is kept in {kept.where}"
             raise Diverged(
                 f"parameters are not finite after step {until} (finite at {at}); try a smaller "
-                f"inner.alpha or outer.rate; the state of step {at} is kept in {store.folder(preset)}"
+                f"inner rate (alpha) or outer rate{where}"
             )
         curve = evaluate(state, curve)
     return state, curve
@@ -132,12 +165,12 @@ def _measured(
 
 
 def _follow(
-    preset: Preset, problem: TrainingProblem, kept: store.Store | None
+    path: str | None, problem: TrainingProblem, kept: store.Store | None
 ) -> Callable[[pd.DataFrame], None]:
-    """What adds the curve's new evaluations to the file of --metrics."""
-    if preset.metrics is None or kept is None:
+    """What adds the curve's new evaluations to a file."""
+    if path is None or kept is None:
         return lambda _: None
-    return metrics.stream(pathlib.Path(preset.metrics), kept.run, problem.unit)
+    return metrics.stream(pathlib.Path(path), kept.run, problem.unit)
 
 
 def _draw(where: pathlib.Path, preset: Preset, problem: TrainingProblem, state: State) -> None:
@@ -171,14 +204,15 @@ class _Clock:
 class _Report:
     """What a run says: a bar on a terminal; elsewhere a line an evaluation, for logs."""
 
-    def __init__(self, preset: Preset, problem: TrainingProblem, quiet: bool) -> None:
+    def __init__(self, recipe: Recipe, problem: TrainingProblem, quiet: bool) -> None:
         self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
         self.say = self.console.print
-        self.steps, self.unit = preset.outer.steps, problem.unit
-        self.inner_steps = preset.evaluation.steps[0]
+        self.steps, self.unit = recipe.steps, problem.unit
+        self.with_loss = problem.measure is not problem.loss
+        self.inner_steps = recipe.measured[0]
         self.since = time.perf_counter(), 0
         """when the interval began, and its first step."""
-        self.name = preset.name
+        self.name = recipe.name
         self.bar = Progress(
             BarColumn(),
             MofNCompleteColumn(),
@@ -196,13 +230,14 @@ class _Report:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def begin(self, where: pathlib.Path, step: int) -> None:
-        self.say(f"{self.name}: {where}" + (f", going on from step {step}" if step else ""))
+    def begin(self, kept: store.Store | None, step: int) -> None:
+        if kept is not None:
+            self.say(f"{self.name}: {kept.where}" + (f", going on from step {step}" if step else ""))
         self.job = self.bar.add_task("compiling ...", total=self.steps, completed=step)
 
     def evaluated(self, curve: pd.DataFrame, clock: _Clock) -> None:
         row = curve[curve.inner_steps == self.inner_steps].iloc[-1]
-        text = f"loss {row.loss:.4g}, {self.unit} {row.value:.4g}"
+        text = f"loss {row.loss:.4g}, " * self.with_loss + f"{self.unit} {row.value:.4g}"
         now, step = time.perf_counter(), int(row.step)
         if step > 0:
             (then, before), self.since = self.since, (now, step)
@@ -213,20 +248,22 @@ class _Report:
         if not self.console.is_terminal:
             self.say(f"step {step} of {self.steps}: {text}")
 
-    def end(self, kept: store.Store, step: int, curve: pd.DataFrame) -> None:
-        """The last evaluation, as the last; and which was best, as what it is."""
+    def end(self, step: int, curve: pd.DataFrame, kept: store.Store | None) -> None:
+        """The last evaluation, as the last; and which was best of those that are kept, as what it is."""
         for row in curve[curve.step == step].itertuples():
             self.say(f"step {row.step}, {self._result(row)}")
-        assert kept.last is not None
+        if kept is None or kept.last is None:
+            return
         best = kept.last.best
         row = next(curve[(curve.step == best) & (curve.inner_steps == self.inner_steps)].itertuples())
         if best != step:
             self.say(f"best of {curve.step.nunique()} evaluations, step {best}, {self._result(row)}")
 
     def _result(self, row: Any) -> str:
+        loss = f", loss {row.loss:.4f}" * self.with_loss
         return (
             f"{row.inner_steps} inner steps: {self.unit} {row.value:.4f} "
-            f"[{row.low:.4f}, {row.high:.4f}] (95 %, n = {row.n}), loss {row.loss:.4f}"
+            f"[{row.low:.4f}, {row.high:.4f}] (95 %, n = {row.n}){loss}"
         )
 
 
@@ -238,8 +275,14 @@ def _duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _terminated() -> Iterator[list[int]]:
-    """A list that SIGTERM fills; the signal does nothing else until the block ends."""
+    """A list that SIGTERM fills; the signal does nothing else until the block ends.
+
+    Python lets no thread but the main one say what signals do.
+    """
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame

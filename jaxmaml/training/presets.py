@@ -6,8 +6,9 @@ public code gives them; what differs is said in the preset.
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -202,3 +203,15 @@ def digest_of(preset: Preset) -> dict:
         del resolved[name]
     del resolved["data"]["path"], resolved["outer"]["steps"]
     return resolved
+
+
+def of_fields(fields: Mapping[str, Any]) -> Preset:
+    """The preset of `dataclasses.asdict`, as JSON gives it back."""
+    groups = {"data": Data, "model": Model, "inner": Inner, "method": Method, "outer": Outer}
+    groups["evaluation"] = Evaluation
+    made = {name: group(**_with_tuples(fields[name])) for name, group in groups.items()}
+    return Preset(**{**fields, **made})
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -1,11 +1,9 @@
 """From a preset to functions: the tasks, the network, its loss, the meta-gradient and the outer optimiser."""
 
 import dataclasses
-import functools
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +14,12 @@ from flax import nnx
 from jaxmaml import (
     ArcDelta,
     InnerLoop,
-    adapt,
     estimators,
     float_optimal_delta,
-    meta_gradient,
     models,
     scale_by_theorem_step,
     theorem_delta,
-    tree,
 )
-from jaxmaml._meta_gradient import share
 from jaxmaml.checks import check_positive, check_seed, check_step_count
 from jaxmaml.data import Distribution, classes, image_sets, image_shape
 from jaxmaml.data.images import Images
@@ -33,27 +27,10 @@ from jaxmaml.data.sinusoid import Sinusoid
 from jaxmaml.names import unknown
 from jaxmaml.paths import check_file, check_path
 from jaxmaml.theory import theorems
+from jaxmaml.training import outer as loops
+from jaxmaml.training.outer import Functions, Recipe, State, TrainingProblem
 from jaxmaml.training.presets import Data, Preset
-from jaxmaml.types import Episode, Loss, PyTree
-
-
-class TrainingProblem(NamedTuple):
-    """Tasks, and a network with its loss and measure."""
-
-    training: Distribution
-    test: Distribution
-    params: PyTree
-    loss: Loss
-    measure: Loss
-    """of adapted parameters on a batch: accuracy, or squared error."""
-    unit: str
-    """of the measure: "accuracy" or "mean squared error"."""
-    apply: Callable[..., jax.Array]
-
-    @property
-    def ascending(self) -> bool:
-        """Whether a larger measure is better."""
-        return self.unit == "accuracy"
+from jaxmaml.types import PyTree
 
 
 def build(preset: Preset) -> TrainingProblem:
@@ -62,14 +39,17 @@ def build(preset: Preset) -> TrainingProblem:
     Raises:
       ValueError: unknown names, sizes out of range; FileNotFoundError: data that are not there.
     """
-    training, test = distributions(preset)
+    return with_network(preset, *distributions(preset))
+
+
+def with_network(preset: Preset, training: Any = None, test: Any = None) -> TrainingProblem:
+    """The network of a preset with its loss and measure, and these tasks; None for who needs none."""
     params, apply = models.split(network(preset))
     if preset.data.name == "sinusoid":
         loss = models.squared_error(apply)
-        return TrainingProblem(training, test, params, loss, loss, "mean squared error", apply)
-    return TrainingProblem(
-        training, test, params, models.cross_entropy(apply), models.accuracy(apply), "accuracy", apply
-    )
+        return TrainingProblem(training, test, params, loss, loss, "mean squared error", False, apply)
+    loss, measure = models.cross_entropy(apply), models.accuracy(apply)
+    return TrainingProblem(training, test, params, loss, measure, "accuracy", True, apply)
 
 
 def distributions(preset: Preset) -> tuple[Distribution, Distribution]:
@@ -119,35 +99,29 @@ def shapes(data: Data) -> tuple[tuple[int, ...], int]:
     return image_shape(data.name), data.ways
 
 
-class State(NamedTuple):
-    """All that a run needs to go on."""
-
-    step: jax.Array
-    params: PyTree
-    log_alpha: PyTree
-    """of the learned rates, one for each parameter array; {} if they are not learned."""
-    optimizer: PyTree
-    key: jax.Array
-    """data of the key that every draw comes from, with the step folded in."""
-
-
-class Functions(NamedTuple):
-    """What the loop calls; `advance` and `measure` are compiled."""
-
-    start: Callable[[], State]
-    place: Callable[[Any], Any]
-    """puts arrays where the compiled functions take them: on every device."""
-    advance: Any
-    """(state, step to stop at, training tasks) -> state."""
-    measure: Any
-    """(state, test tasks) -> (loss, measure) of each episode, by inner steps."""
-    gradients_a_step: float
-    """gradients of one batch that an outer step costs, a Hessian-vector product counted as two."""
-
-
-def alpha_of(preset: Preset, state: State) -> PyTree:
-    """The inner rates in force."""
-    return jax.tree.map(jnp.exp, state.log_alpha) if preset.inner.learn_alpha else preset.inner.alpha
+def recipe(preset: Preset) -> Recipe:
+    """How a preset is trained and evaluated."""
+    estimator = estimators.get(preset.method.estimator)
+    takes = inspect.signature(estimator).parameters
+    theorem = preset.outer.optimizer == "theorem"
+    return Recipe(
+        name=preset.name,
+        estimator=estimator,
+        arguments={"delta": delta_of(preset)} if "delta" in takes else {},
+        alpha=preset.inner.alpha,
+        inner=inner_loop(preset, preset.inner.steps),
+        learn_alpha=preset.inner.learn_alpha,
+        optimizer=outer_optimizer(preset),
+        asks=frozenset({"task_grad_norms"} if theorem else ()),
+        tasks=preset.outer.tasks,
+        steps=preset.outer.steps,
+        measured=preset.evaluation.steps,
+        episodes=preset.evaluation.episodes,
+        every=preset.evaluation.every,
+        evaluation_seed=preset.evaluation.seed,
+        seed=preset.seed,
+        task_chunk=preset.method.task_chunk,
+    )
 
 
 def inner_loop(preset: Preset, steps: int) -> InnerLoop:
@@ -180,113 +154,12 @@ def devices(preset: Preset) -> jax.sharding.Mesh | None:
 def functions(preset: Preset, problem: TrainingProblem, mesh: jax.sharding.Mesh | None = None) -> Functions:
     """The outer loop of a preset as pure functions, with the tasks of a step on the devices of mesh."""
     check_preset(preset)
-    everywhere = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    optimizer = outer_optimizer(preset)
-    estimator = estimators.get(preset.method.estimator)
-    takes = inspect.signature(estimator).parameters
-    more: dict[str, Any] = {"delta": delta_of(preset)} if "delta" in takes else {}
-    inner = inner_loop(preset, preset.inner.steps)
-    learned = preset.inner.learn_alpha
-
-    def one(state: State, tasks: Distribution) -> State:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        for_direction, for_step = jax.random.split(key)
-        alpha = alpha_of(preset, state)
-        found = meta_gradient(
-            estimator,
-            problem.loss,
-            state.params,
-            tasks.episodes(for_direction, preset.outer.tasks),
-            alpha=alpha,
-            inner=inner,
-            learn_alpha=learned,
-            task_chunk=preset.method.task_chunk,
-            mesh=mesh,
-            **more,
-        )
-        # d/d log alpha = alpha d/d alpha.
-        gradient = (found[0], jax.tree.map(jnp.multiply, alpha, found[1])) if learned else (found, {})
-        extra = {}
-        if preset.outer.optimizer == "theorem":
-            batches = tasks.episodes(for_step, preset.outer.tasks).inner
-            extra["task_grad_norms"] = jax.vmap(lambda b: tree.norm(jax.grad(problem.loss)(state.params, b)))(
-                batches
-            )
-        updates, memory = optimizer.update(
-            gradient, state.optimizer, (state.params, state.log_alpha), **extra
-        )
-        params, rates = optax.apply_updates((state.params, state.log_alpha), updates)
-        return State(state.step + 1, params, rates, memory, state.key)
-
-    @functools.partial(jax.jit, out_shardings=everywhere)
-    def advance(state: State, stop: jax.Array, tasks: Distribution) -> State:
-        return jax.lax.while_loop(lambda s: s.step < stop, lambda s: one(s, tasks), state)
-
-    @functools.partial(jax.jit, out_shardings=everywhere)
-    def measure(state: State, tasks: Distribution) -> dict[int, tuple[jax.Array, jax.Array]]:
-        episodes = tasks.episodes(jax.random.key(preset.evaluation.seed), preset.evaluation.episodes)
-        counts = (0, *preset.evaluation.steps)
-        return {k: measured(preset, problem, state, episodes, k, mesh) for k in counts}
-
-    def place(arrays: PyTree) -> PyTree:
-        if everywhere is None:
-            return jax.device_put(arrays)
-        put = functools.partial(jax.make_array_from_process_local_data, everywhere)
-        return jax.tree.map(lambda x: put(np.asarray(x)), arrays)
-
-    def begin() -> State:
-        return place(start(preset, problem.params))
-
-    return Functions(begin, place, advance, measure, gradients_a_step(preset))
+    return loops.functions(recipe(preset), problem, mesh)
 
 
 def start(preset: Preset, params: PyTree) -> State:
     """The state of step 0."""
-    first = jnp.asarray(math.log(preset.inner.alpha), preset.precision)
-    rates = jax.tree.map(lambda _: first, params) if preset.inner.learn_alpha else {}
-    memory = outer_optimizer(preset).init((params, rates))
-    key = jax.random.key_data(jax.random.key(preset.seed))
-    return State(jnp.asarray(0), params, rates, memory, key)
-
-
-def measured(
-    preset: Preset,
-    problem: TrainingProblem,
-    state: State,
-    episodes: Episode,
-    steps: int,
-    mesh: jax.sharding.Mesh | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """(loss, measure) on the query batch of each episode after `steps` inner steps, shape (episodes,).
-
-    The devices of mesh share the episodes; where these are not divided evenly, some measure one again.
-    """
-
-    def one(episode: Episode) -> tuple[jax.Array, jax.Array]:
-        w = adapted(preset, problem, state, episode.inner, steps)
-        return problem.loss(w, episode.outer), problem.measure(w, episode.outer)
-
-    def each(some: Episode) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.map(one, some, batch_size=preset.method.task_chunk or preset.outer.tasks)
-
-    if mesh is None:
-        return each(episodes)
-    count = preset.evaluation.episodes
-    everywhere, tasks = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(mesh.axis_names)
-    of_device = jax.shard_map(
-        lambda all_of_them: each(share(all_of_them, count, mesh)[0]),
-        mesh=mesh,
-        in_specs=everywhere,
-        out_specs=tasks,
-    )
-    return jax.tree.map(lambda x: x[:count], of_device(episodes))
-
-
-def adapted(preset: Preset, problem: TrainingProblem, state: State, batch: PyTree, steps: int) -> PyTree:
-    """Parameters after `steps` inner steps on a batch; 0 leaves them as they are."""
-    if steps == 0:
-        return state.params
-    return adapt(problem.loss, state.params, batch, alpha_of(preset, state), inner_loop(preset, steps))
+    return loops.start(recipe(preset), params)
 
 
 def check_preset(preset: Preset) -> None:
@@ -384,10 +257,7 @@ def outer_optimizer(preset: Preset) -> optax.GradientTransformationExtraArgs:
 
 
 def gradients_a_step(preset: Preset) -> float:
-    """Each task: those of the estimator, and one for the step L~."""
-    step_size = 1 if preset.outer.optimizer == "theorem" else 0
-    each = estimators.gradients(preset.method.estimator, preset.inner.steps)
-    return float(preset.outer.tasks * (each + step_size))
+    return recipe(preset).gradients_a_step
 
 
 def with_steps(preset: Preset, steps: int) -> Preset:

@@ -26,8 +26,8 @@ import orbax.checkpoint as ocp
 import pandas as pd
 
 from jaxmaml import identity, storage
+from jaxmaml.training.outer import State
 from jaxmaml.training.presets import ROOT, Preset, digest_of
-from jaxmaml.training.problem import State
 
 KEPT = 2
 """checkpoints, and the best one."""
@@ -45,13 +45,46 @@ def folder(preset: Preset) -> pathlib.Path:
 
 
 @dataclass(frozen=True)
+class Record:
+    """What a folder is the run of."""
+
+    kind: str
+    """"preset", or "fit"."""
+    name: str
+    configuration: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    """the part of the configuration that no other run has."""
+    steps: int
+    chosen: int
+    """the inner steps of the measure that chooses the best."""
+    accept_changes: bool
+    says: Mapping[str, str]
+    """how its user names what messages speak of: folder, steps, accept."""
+
+
+def of_preset(preset: Preset) -> Record:
+    return Record(
+        "preset",
+        preset.name,
+        dataclasses.asdict(preset),
+        digest_of(preset),
+        preset.outer.steps,
+        preset.evaluation.steps[0],
+        preset.accept_changes,
+        {"folder": "--out", "steps": "outer.steps", "accept": "--accept-changes"},
+    )
+
+
+@dataclass(frozen=True)
 class Seal:
     """What a checkpoint is, and where it came from."""
 
     step: int
     files: Mapping[str, str]
     """the sum of each file of its folder."""
-    preset: Mapping[str, Any]
+    kind: str
+    configuration: Mapping[str, Any]
+    """those of its `Record`."""
     code: Mapping[str, str]
     """the sum of each definition that the numbers depend on."""
     environment: Mapping[str, Any]
@@ -71,21 +104,20 @@ class Seal:
 class Store:
     """The folder of one run, open for writing; `opened` makes it."""
 
-    def __init__(self, where: pathlib.Path, preset: Preset, code: Mapping[str, str], ascending: bool) -> None:
-        self.where, self.preset, self.code = where, dataclasses.asdict(preset), code
+    def __init__(self, where: pathlib.Path, record: Record, code: Mapping[str, str], ascending: bool) -> None:
+        self.where, self.record, self.code = where, record, code
         self.ascending = ascending
         self.seals = {seal.step: (path, seal) for path, seal in _seals(where)}
         if self.seals:
-            _check_configuration(where, preset, self._newest())
+            _check_configuration(where, record, self._newest())
         self.last = self._sound()
-        self.run = self.last.run if self.last else f"{preset.name}-{uuid.uuid4().hex[:16]}"
+        self.run = self.last.run if self.last else f"{record.name}-{uuid.uuid4().hex[:16]}"
         self.accepted = list(self.last.accepted) if self.last else []
         if self.last:
-            if preset.outer.steps < self.last.step:
-                raise ValueError(
-                    f"outer.steps = {preset.outer.steps}; allowed: >= {self.last.step}, where {where} stands"
-                )
-            self._check_code(self.last, preset.accept_changes)
+            if record.steps < self.last.step:
+                steps = f"{record.says['steps']} = {record.steps}"
+                raise ValueError(f"{steps}; allowed: >= {self.last.step}, where {where} stands")
+            self._check_code(self.last)
             self._show(self.last)
 
     def resume(self, start: State) -> tuple[State, pd.DataFrame]:
@@ -108,13 +140,14 @@ class Store:
         self.last = Seal(
             step,
             _sums(where),
-            self.preset,
+            self.record.kind,
+            self.record.configuration,
             self.code,
             storage.environment(),
             self.run,
             best_step(
                 curve[curve.step.isin([*self.seals, step])],
-                self.preset["evaluation"]["steps"][0],
+                self.record.chosen,
                 self.ascending,
             ),
             self.accepted,
@@ -144,12 +177,12 @@ class Store:
         left = _remains(self.where)
         if left:
             raise storage.Damaged(
-                f"{self.where} has no sound checkpoint (there is {left}); allowed: another folder (--out), "
-                "or move this one away to start anew"
+                f"{self.where} has no sound checkpoint (there is {left}); allowed: another folder "
+                f"({self.record.says['folder']}), or move this one away to start anew"
             )
         return None
 
-    def _check_code(self, seal: Seal, accept: bool) -> None:
+    def _check_code(self, seal: Seal) -> None:
         """The checkpoint goes on with the code and the packages that made it, or its user says so."""
         old = _identity(seal.code, seal.environment)
         new = _identity(self.code, storage.environment())
@@ -157,16 +190,18 @@ class Store:
         if not differs:
             return
         text = _listed([_difference(name, old.get(name), new.get(name)) for name in differs])
-        if not accept:
+        says = self.record.says
+        if not self.record.accept_changes:
             raise ValueError(
-                f"{self.where} holds a run of another code: {text}; allowed: another folder (--out), "
-                "or --accept-changes to go on with this one"
+                f"{self.where} holds a run of another code: {text}; allowed: another folder "
+                f"({says['folder']}), or {says['accept']} to go on with this one"
             )
         self.accepted.append({"step": seal.step, "differs": differs})
         warnings.warn(f"{self.where} goes on from step {seal.step} with another code: {text}", stacklevel=2)
 
     def _show(self, seal: Seal) -> None:
-        shown = {"preset": seal.preset, **seal.environment, "run": seal.run, "accepted": seal.accepted}
+        shown = {seal.kind: seal.configuration, **seal.environment}
+        shown |= {"run": seal.run, "accepted": seal.accepted}
         storage.write_json(self.where / "config.json", shown)
         storage.write_table(self.where / "curve.csv", seal.table())
 
@@ -184,7 +219,7 @@ class Store:
 
 @contextlib.contextmanager
 def opened(
-    where: pathlib.Path, preset: Preset, code: Mapping[str, str], ascending: bool = True
+    where: pathlib.Path, record: Record, code: Mapping[str, str], ascending: bool = True
 ) -> Iterator[Store]:
     """The folder of a run, this process's alone until the block ends.
 
@@ -197,7 +232,7 @@ def opened(
         another code. storage.Damaged: it holds checkpoints, none of which is sound.
     """
     with storage.exclusive(where):
-        yield Store(where, preset, code, ascending)
+        yield Store(where, record, code, ascending)
 
 
 def best_step(curve: pd.DataFrame, inner_steps: int, ascending: bool) -> int:
@@ -225,13 +260,20 @@ def load(where: pathlib.Path, *, best: bool = False) -> dict[str, Any]:
     Raises:
       FileNotFoundError: there is none. storage.Damaged: it is not what was written.
     """
-    seals = {seal.step: seal for _, seal in _seals(where)}
+    return sealed(where, best=best)[1]
+
+
+def sealed(where: pathlib.Path, *, best: bool = False) -> tuple[Seal, dict[str, Any]]:
+    """The seal of that checkpoint, and its state."""
     newest = read(where)
-    seal = seals[newest.best if best else newest.step]
-    path = _checkpoint(where, seal.step)
-    if damage := _damage(path, seal.files):
+    wanted = newest.best if best else newest.step
+    found = [seal for _, seal in _seals(where) if seal.step == wanted]
+    if not found:
+        raise storage.Damaged(f"{where}: the checkpoint of step {wanted} has no sound seal")
+    path = _checkpoint(where, wanted)
+    if damage := _damage(path, found[0].files):
         raise storage.Damaged(f"{path}: {damage}; allowed: the same command goes on from the one before it")
-    return _restore(path)
+    return found[0], _restore(path)
 
 
 # Checkpoints
@@ -248,8 +290,14 @@ def _checkpoints(where: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _seals(where: pathlib.Path) -> Iterator[tuple[pathlib.Path, Seal]]:
+    names = {each.name for each in dataclasses.fields(Seal)}
     for path, data in storage.sound(where / "checkpoints", ".json"):
-        yield path, Seal(**json.loads(data))
+        seal = json.loads(data)
+        if {*seal} != names:
+            raise ValueError(
+                f"{path} is of another version of jaxmaml; allowed: that version, or another folder"
+            )
+        yield path, Seal(**seal)
 
 
 def _remains(where: pathlib.Path) -> str:
@@ -297,14 +345,16 @@ def _restore(path: pathlib.Path, like: Any = None) -> Any:
 # Identity
 
 
-def _check_configuration(where: pathlib.Path, preset: Preset, seal: Seal) -> None:
+def _check_configuration(where: pathlib.Path, record: Record, seal: Seal) -> None:
     """The folder may hold a run of the same configuration only."""
-    stored = _flat(seal.preset)
-    for name, value in _flat(json.loads(json.dumps(digest_of(preset)))).items():
+    allowed = f"allowed: the same configuration (more steps are), or another folder ({record.says['folder']})"
+    if seal.kind != record.kind:
+        raise ValueError(f"{where} holds a run of a {seal.kind}, not of a {record.kind}; {allowed}")
+    stored = _flat(seal.configuration)
+    for name, value in _flat(json.loads(json.dumps(record.identity))).items():
         if stored.get(name) != value:
             raise ValueError(
-                f"{where} holds a run with {name} = {stored.get(name)!r}, not {value!r}; "
-                "allowed: the same configuration (more steps are), or another folder (--out)"
+                f"{where} holds a run with {name} = {stored.get(name)!r}, not {value!r}; {allowed}"
             )
 
 

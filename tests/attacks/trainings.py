@@ -127,7 +127,7 @@ def flipped_checkpoints(folder: pathlib.Path) -> Iterator[str]:
         (where / name).write_bytes(tools.flipped((whole / name).read_bytes(), draw))
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            with store.opened(where, preset, code) as kept:
+            with store.opened(where, store.of_preset(preset), code) as kept:
                 state, found = kept.resume(like)
         wrong = ""
         try:

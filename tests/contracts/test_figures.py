@@ -1,5 +1,7 @@
 """Every figure, in print and 400 pixels across: nothing cut off, no text upon text, no data covered."""
 
+import dataclasses
+import re
 from types import SimpleNamespace
 
 import figure_checks
@@ -12,7 +14,8 @@ from experiments import claims, head_to_head_figures, pipeline
 from jaxmaml import plotting
 from jaxmaml.data.sinusoid import Wave
 from jaxmaml.training import figures
-from jaxmaml.training.presets import PRESETS
+from jaxmaml.training import problem as problems
+from jaxmaml.training.presets import PRESETS, Inner
 from jaxmaml.types import Episode
 
 mpl.use("Agg")
@@ -70,14 +73,18 @@ def test_learning_curve(name):
         for step, value in ((0, 0.3), (35_000, 0.6), (70_000, 0.8))
     ]
     curve = pd.DataFrame(rows, columns=["inner_steps", "step", "loss", "value", "low", "high", "n"])
-    check(figures.learning_curve(preset, unit, curve))
+    figure = figures.learning_curve(preset, unit, curve)
+    named = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"before adaptation", figures.steps_text(preset.inner.steps, preset)} <= named
+    check(figure)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_gallery(name, monkeypatch):
     """With parameters that are not adapted; what is drawn is made up."""
     preset, rng = PRESETS[name], np.random.default_rng(0)
-    monkeypatch.setattr(figures.problems, "adapted", lambda *_: None)
+    monkeypatch.setattr(figures.outer, "adapted", lambda *_: None)
+    monkeypatch.setattr(figures.outer, "alpha_of", lambda *_: None)
     if preset.data.name == "sinusoid":
         batch = (rng.uniform(-5, 5, (figures.TASKS, 10, 1)), rng.uniform(-5, 5, (figures.TASKS, 10, 1)))
         tasks = SimpleNamespace(waves=lambda *_: Wave(np.full(figures.TASKS, 5.0), np.zeros(figures.TASKS)))
@@ -90,7 +97,20 @@ def test_gallery(name, monkeypatch):
     def apply(_, x):
         return np.sin(x) if preset.data.name == "sinusoid" else rng.normal(size=(len(x), preset.data.ways))
 
-    check(figures.gallery(preset, SimpleNamespace(test=tasks, apply=apply), None))
+    problem, state = SimpleNamespace(test=tasks, apply=apply, loss=None), SimpleNamespace(params=None)
+    figure = figures.gallery(preset, problem, state)
+    words = " ".join(text.get_text() for text in figure.findobj(mpl.text.Text)).replace("\n", " ")
+    for steps in (0, preset.inner.steps, *preset.evaluation.steps):
+        assert re.search(rf"\b{steps}: \d+ %|{figures.steps_text(steps, preset)}", words), steps
+    check(figure)
+
+
+def test_what_is_drawn_was_trained():
+    """Before, after the inner steps of training, and after those of evaluations."""
+    preset = dataclasses.replace(PRESETS["sinusoid"], inner=Inner(steps=3))
+    assert problems.recipe(preset).counts == (0, 1, 3, 10)
+    assert figures.steps_text(3, preset) == "3 inner steps, as in training"
+    assert figures.steps_text(10, preset) == "10 inner steps"
 
 
 class TestOfTheTest:

@@ -89,7 +89,7 @@ class TestDamage:
             flip(where / name, draw.randrange(8 * (where / name).stat().st_size))
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                with store.opened(where, preset, code) as kept:
+                with store.opened(where, store.of_preset(preset), code) as kept:
                     state, curve = kept.resume(like)
             chex.assert_trees_all_equal(state, right[int(state.step)])
             assert curve.step.max() == state.step

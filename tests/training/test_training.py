@@ -375,13 +375,9 @@ def test_lines_without_a_terminal(tmp_path, capsys):
     """A line at every evaluation; the last one as the last, the best as the best; how it ended."""
     preset = small(tmp_path, 30)
     built = problem.build(preset)
-    with (
-        store.opened(tmp_path, preset, {}, built.ascending) as kept,
-        loop._Report(preset, built, False) as report,
-    ):
-        functions = problem.functions(preset, built)
-        curve = loop._run(preset, built, functions, kept, [], report)[1]
-        report.end(kept, 30, curve)
+    opening = store.opened(tmp_path, store.of_preset(preset), {}, built.ascending)
+    recipe, functions = problem.recipe(preset), problem.functions(preset, built)
+    _, curve = loop.run(recipe, built, functions, opening)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"digits: {tmp_path}"
     assert re.fullmatch(r"step 0 of 30: loss [\d.]+, accuracy [\d.]+", lines[1])
@@ -395,7 +391,7 @@ def test_lines_without_a_terminal(tmp_path, capsys):
     value = curve[(curve.step == best) & (curve.inner_steps == 1)].value.item()
     assert best != 30, "this test needs a run whose last evaluation is not the best"
     assert lines[8].startswith(f"best of 4 evaluations, step {best}, 1 inner steps: accuracy {value:.4f}")
-    assert len(lines) == 9
+    assert lines[9:] == ["finished at step 30"]
 
 
 def test_one_line_on_the_command_line(tmp_path):
