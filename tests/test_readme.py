@@ -16,9 +16,33 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_example_runs_and_learns():
-    code, inner_loops, own_loop = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 18
+def code_of(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_readme_is_short_and_its_example_learns():
+    assert len(README.splitlines()) <= 60
+    (code,) = code_of("README.md")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 16
+    names = {}
+    with compilations() as compiled:
+        exec(code, names)
+    assert compiled.count("jit(step)") == 1
+    loss, w = names["loss"], names["w"]
+    batches = names["Sinusoid"](support=10, hessian=10, query=10).episodes(jax.random.key(1), 100)
+
+    def adapted(w):
+        each = jax.vmap(
+            lambda task: loss(jaxmaml.adapt(loss, w, task.inner, 0.01), task.outer),
+        )
+        return float(jnp.mean(each(batches)))
+
+    start = {"a": jnp.ones((1, 40)), "b": jnp.linspace(-5, 5, 40), "c": jnp.zeros((40, 1))}
+    assert adapted(w) < 0.8 * adapted(start)
+
+
+def test_meta_gradients_page_runs_and_learns():
+    code, inner_loops, own_loop = code_of("docs/meta-gradients.md")
     names = {}
     with compilations() as compiled:
         exec(code, names)
@@ -51,8 +75,7 @@ def test_example_runs_and_learns():
 
 
 def test_example_of_the_measured_constants():
-    page = (ROOT / "docs" / "constants.md").read_text()
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)
+    code, *_ = code_of("docs/constants.md")
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     names = {}
     with warnings.catch_warnings():

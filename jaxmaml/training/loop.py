@@ -262,7 +262,7 @@ class _Report:
     def _result(self, row: Any) -> str:
         loss = f", loss {row.loss:.4f}" * self.with_loss
         return (
-            f"{row.inner_steps} inner steps: {self.unit} {row.value:.4f} "
+            f"{row.inner_steps} inner step{'' if row.inner_steps == 1 else 's'}: {self.unit} {row.value:.4f} "
             f"[{row.low:.4f}, {row.high:.4f}] (95 %, n = {row.n}){loss}"
         )
 

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-import jax
 import numpy as np
 
 import jaxmaml
@@ -22,15 +21,11 @@ def test_page(tmp_path, monkeypatch):
     learner, found, clients = names["learner"], names["found"], names["clients"]
     assert len([line for line in CODE[1].splitlines() if line.strip()]) == 5
     assert found[5].loss.high < found[0].loss.low
-    x, y = clients["client 25"]
+    x, y = clients[names["unseen"][0]]
     grid = np.linspace(-2, 2, 9)[:, None]
     before, after = (np.mean((learner.predict(w, x) - y) ** 2) for w in (learner.params, names["adapted"]))
     assert after < before
     assert names["y"].shape == grid.shape
-    episodes = names["tasks"](jax.random.key(0), 50)
-    for _, labels in episodes:
-        assert labels.shape[0] == 50
-        assert np.all(np.asarray(labels) != 0), "what only fills an array is never drawn"
 
     line = [sys.executable, "-c", CODE[2]]
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=None)

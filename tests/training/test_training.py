@@ -386,11 +386,12 @@ def test_lines_without_a_terminal(tmp_path, capsys):
         assert re.fullmatch(pattern, line), line
     rows = curve[curve.step == 30].itertuples()
     for line, row in zip(lines[5:8], rows, strict=True):
-        assert line.startswith(f"step 30, {row.inner_steps} inner steps: accuracy {row.value:.4f} [")
+        steps = "1 inner step" if row.inner_steps == 1 else f"{row.inner_steps} inner steps"
+        assert line.startswith(f"step 30, {steps}: accuracy {row.value:.4f} [")
     best = store.best_step(curve, 1, True)
     value = curve[(curve.step == best) & (curve.inner_steps == 1)].value.item()
     assert best != 30, "this test needs a run whose last evaluation is not the best"
-    assert lines[8].startswith(f"best of 4 evaluations, step {best}, 1 inner steps: accuracy {value:.4f}")
+    assert lines[8].startswith(f"best of 4 evaluations, step {best}, 1 inner step: accuracy {value:.4f}")
     assert lines[9:] == ["finished at step 30"]
 
 
