@@ -17,6 +17,8 @@ from small_network import network, problem
 import jaxmaml
 from jaxmaml import Episode, InnerLoop, fo_b_maml, imaml
 
+pytestmark = pytest.mark.recorded
+
 NU, LAM, K = 0.3, 2.5, 400
 
 

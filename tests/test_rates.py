@@ -14,6 +14,8 @@ from small_network import network, problem
 import jaxmaml
 from jaxmaml import Episode, InnerLoop, estimators
 
+pytestmark = pytest.mark.recorded
+
 K, DIM, LAM, NU = 3, 3, 1.3, 0.3
 RNG = np.random.default_rng(2)
 H, B = np.array([0.5, 1.5, -0.4]), np.array([1.2, 0.3, 2.0])

@@ -11,6 +11,8 @@ import pytest
 import jaxmaml
 from jaxmaml import Episode, InnerLoop, reptile
 
+pytestmark = pytest.mark.recorded
+
 RNG = np.random.default_rng(6)
 W = {"one": RNG.standard_normal(1) + 2, "two": 3 * RNG.standard_normal(2)}
 BATCHES = [(RNG.standard_normal((4, n, 3)), 2 * RNG.standard_normal((4, n))) for n in (5, 2, 6)]

@@ -14,6 +14,8 @@ import jaxmaml
 from jaxmaml import federated
 from jaxmaml.federated.rounds import _Plan
 
+pytestmark = pytest.mark.recorded
+
 ALPHA, BETA, DELTA = 0.4, 0.15, 0.05
 METHODS = ("fedavg", "maml", "fo_maml", "hf_maml")
 

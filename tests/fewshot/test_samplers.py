@@ -18,6 +18,8 @@ import jaxmaml
 from jaxmaml import fewshot
 from jaxmaml.fewshot import ClassTasks, Tasks
 
+pytestmark = pytest.mark.recorded
+
 LEVEL = 1e-6
 MANY = 20_000
 

@@ -12,6 +12,8 @@ from compilations import compilations
 import jaxmaml
 from jaxmaml.data.sinusoid import Sinusoid
 
+pytestmark = pytest.mark.recorded
+
 
 @pytest.fixture(scope="module")
 def learner():

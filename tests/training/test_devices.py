@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_training import REPOSITORY
+from runs import REPOSITORY
 
 PROGRAM = """
 import json, sys
@@ -18,7 +18,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np
 from experiments.benchmarks import training_devices
 from jaxmaml.training import problem
-from test_training import changed, small
+from runs import changed, small
 
 for tasks in (5, 8):
     preset = small("", precision="float64", outer={"steps": 3, "tasks": tasks}, inner={"learn_alpha": True})

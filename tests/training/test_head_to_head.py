@@ -12,6 +12,8 @@ from experiments import head_to_head_figures as figures
 from jaxmaml.training import problem
 from jaxmaml.training.presets import PRESETS, Evaluation, Inner, Method, Model, Outer
 
+pytestmark = pytest.mark.recorded
+
 
 def tiny(**outer):
     """Digits with a small network, seconds of work."""

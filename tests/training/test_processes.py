@@ -9,8 +9,8 @@ import time
 import chex
 import numpy as np
 import pytest
+from runs import REPOSITORY
 from test_store import seals, train
-from test_training import REPOSITORY
 
 from jaxmaml.training import processes, store
 
@@ -24,7 +24,7 @@ settings.configure()
 import jax
 jax.config.update("jax_num_cpu_devices", 1)
 from jaxmaml.training import loop, processes
-from test_training import small
+from runs import small
 from test_processes import GROUPS
 
 with processes.joined():

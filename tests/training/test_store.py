@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from test_training import REPOSITORY, command, small
+from runs import REPOSITORY, command, small
 
 from jaxmaml import storage
 from jaxmaml.training import loop, metrics, problem, store
@@ -321,7 +321,7 @@ sys.path.insert(0, "tests"); sys.path.insert(0, "tests/training")
 import settings
 settings.configure()
 from jaxmaml.training import loop
-from test_training import small
+from runs import small
 
 where = pathlib.Path(sys.argv[1])
 print("ready", flush=True)
