@@ -13,6 +13,8 @@ from jaxmaml import objective
 from jaxmaml.tasks import cosine
 from jaxmaml.types import BatchSizes
 
+pytestmark = pytest.mark.recorded
+
 FAMILY = cosine.make(n=5, d=2, tau=0.5, seed=4)
 ALPHA = 0.1 / FAMILY.constants().L
 

@@ -9,6 +9,8 @@ from jaxmaml import objective
 from jaxmaml.tasks import cosine, quadratic, shared_quadratic
 from jaxmaml.theory import objective_gap
 
+pytestmark = pytest.mark.recorded
+
 
 def test_F_of_quadratics_by_hand():
     family = quadratic.make(n=3, d=2, seed=4)

@@ -92,8 +92,8 @@ def test_a_claim_depends_on_itself_not_on_the_others(monkeypatch):
 
 def test_what_a_test_names_is_found(monkeypatch):
     """Estimators are found by discovery; the tests name the function that finds them."""
-    monkeypatch.syspath_prepend(HERE / "models")
-    found = recorded.dependencies("", importlib.import_module("test_estimators_on_networks"))
+    monkeypatch.syspath_prepend(HERE / "contracts")
+    found = recorded.dependencies("", importlib.import_module("test_estimators"))
     assert {f"jaxmaml.estimators.{name}:{name}" for name in estimators.estimators()} <= set(found)
 
 

@@ -52,9 +52,9 @@ def constants(
     * sigma_tilde, sigma_h: the largest of many noisy means is too large on average. So a first look chooses
       8 candidates, fresh draws choose one of them, and the value is that of fresh draws once more.
 
-    Cost in Hessian-vector products, for P points and n tasks: P n (3 iterations + 18 starts + 3 samples) in
-    the first look, and at most 1152 starts + 8 samples (48 + iterations) in those after it, whatever P and n.
-    Everything is compiled, and vectorised over tasks and draws, with matrix products at the full precision
+    Cost in Hessian-vector products, for P points and n tasks: P n (3 iterations + 18 starts + 3 samples + 45)
+    in the first look, and at most 1152 starts + 8 samples (48 + iterations) in those after it, whatever P and
+    n. Everything is compiled, and vectorised over tasks and draws, with matrix products at the full precision
     of their type: the default of GPUs for float32 would drown the differences.
 
     Args:

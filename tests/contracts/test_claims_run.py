@@ -66,7 +66,7 @@ def smoke(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("name", map(at_smoke_scale, CLAIMS))
+@pytest.mark.parametrize("name", [at_smoke_scale(name) for name in CLAIMS])
 class TestEveryClaim:
     def test_verdicts(self, name, smoke):
         ledger = smoke(name).verdicts

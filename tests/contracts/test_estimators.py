@@ -18,6 +18,8 @@ from jaxmaml import Episode, estimators, meta_gradient
 from jaxmaml.estimators._adapted import NONE, PROXIMAL, STEPS
 from jaxmaml.estimators.hf_maml import ArcDelta
 
+pytestmark = pytest.mark.recorded
+
 NAMES = sorted(estimators.estimators())
 DELTA, NU = 0.03, 0.02
 TASKS, SAMPLES = 7, 5

@@ -15,6 +15,8 @@ from jaxmaml import objective, tasks
 from jaxmaml.theory import smoothness
 from jaxmaml.theory.gradient_comparison import comparison_constants
 
+pytestmark = pytest.mark.recorded
+
 assert one_thread  # a fixture of every test here
 every = pytest.mark.parametrize("name", [param(name) for name in FAMILIES])
 

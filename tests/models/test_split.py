@@ -20,6 +20,8 @@ from jaxmaml import (
 )
 from jaxmaml.models import split
 
+pytestmark = pytest.mark.recorded
+
 
 class Constant(nnx.Variable):
     """A kind of variable that is no parameter."""

@@ -75,7 +75,12 @@ def test_unequal_clients():
 def test_tasks_on_several_devices():
     (code,) = re.findall(r"## Tasks on several devices.*?```python\n(.*?)```", PAGE, re.DOTALL)
     names = {}
-    exec(re.findall(r"```python\n(.*?)params = ", (ROOT / "README.md").read_text(), re.DOTALL)[0], names)
+    exec(
+        re.findall(
+            r"```python\n(.*?)params = ", (ROOT / "docs" / "meta-gradients.md").read_text(), re.DOTALL
+        )[0],
+        names,
+    )
     exec(code, names)
     params = {"a": jnp.linspace(-1.0, 1.0, 96).reshape(3, 32), "b": jnp.linspace(1.0, 2.0, 32)}
     episodes = jaxmaml.Episode(*map(names["sample"], jax.random.split(jax.random.key(3), 3)))

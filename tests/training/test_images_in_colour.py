@@ -36,7 +36,7 @@ def test_tasks_and_networks_have_three_channels(preset):
 def test_gallery_shows_colour(preset):
     axis = pyplot.figure().add_subplot()
     image = np.linspace(0, 1, 27).reshape(3, 3, 3)
-    figures._image(axis, image, "class 1", "0.2")
+    figures._image(axis, image, "class 1")
     np.testing.assert_array_equal(axis.images[0].get_array(), image)
     pyplot.close(axis.figure)
     assert figures.title_of(preset).startswith("CIFAR-FS, 2-way 1-shot, ")
