@@ -91,6 +91,12 @@ class Renewal:
 
     def __init__(self) -> None:
         self.passed: dict[tuple[str, str, int], dict[str, bool]] = {}
+        self.uncollected: set[str] = set()
+        """files of which not all tests were found."""
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.uncollected.add(report.nodeid.split("::")[0])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for key, value in report.user_properties:
@@ -101,6 +107,7 @@ class Renewal:
     def pytest_sessionfinish(self) -> None:
         record = read()
         for (name, found, count), tests in self.passed.items():
-            if len(tests) == count and all(tests.values()):
+            files = {nodeid.split("::")[0] for nodeid in tests}
+            if len(tests) == count and all(tests.values()) and not files & self.uncollected:
                 record[name] = found
         RECORD.write_text(json.dumps(dict(sorted(record.items())), indent=1) + "\n")

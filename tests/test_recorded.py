@@ -79,6 +79,16 @@ def test_a_unit_is_entered_when_all_of_its_tests_have_passed(module, record, pas
     assert ("test_recorded.py" in recorded.read()) == entered
 
 
+def test_a_unit_whose_file_is_not_collected_whole_is_not_entered(module, record):
+    item = Item(module, pytest.mark.recorded.mark)
+    recorded.select([item], renewing=True)
+    renewal = recorded.Renewal()
+    renewal.pytest_collectreport(types.SimpleNamespace(failed=True, nodeid="tests/test_a.py::TestClass"))
+    renewal.pytest_runtest_logreport(report(item, "tests/test_a.py::test_b"))
+    renewal.pytest_sessionfinish()
+    assert recorded.read() == {}
+
+
 def test_a_claim_depends_on_itself_not_on_the_others(monkeypatch):
     monkeypatch.syspath_prepend(HERE / "contracts")
     contract = importlib.import_module("test_claims_run")
