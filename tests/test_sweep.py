@@ -1,13 +1,7 @@
 """Sweeps: one trace a group, equal to single runs, resumable after SIGKILL, never fooled by old files."""
 
 import dataclasses
-import os
-import pathlib
-import signal
-import subprocess
 import sys
-import textwrap
-import time
 
 import jax
 import numpy as np
@@ -19,6 +13,8 @@ from experiments.run import Run
 from jaxmaml import identity
 from jaxmaml.tasks import cosine
 from jaxmaml.types import BatchSizes
+
+pytestmark = pytest.mark.recorded
 
 FAMILY = cosine.make(n=4, d=2, tau=1.0, seed=1)
 SIZES = BatchSizes(B=3, D_in=2.0, D_o=2.0, D_h=2.0, B_prime=1, D_beta=2.0)
@@ -244,48 +240,6 @@ def test_manifest_resolves_the_configuration(tmp_path):
     assert manifest["versions"]["jax"] == jax.__version__
     assert manifest["run_s"] > 0
     assert manifest["compile_s"] > 0
-
-
-PROGRAM = """
-    import sys
-    sys.path.insert(0, {here!r})
-    import settings
-    settings.configure()
-    import pathlib, test_sweep
-    test_sweep.run(test_sweep.slow_cells(), pathlib.Path(sys.argv[1]), chunk_cells=4)
-"""
-
-
-def slow_cells():
-    return cells(40, record=(0, 30_000))
-
-
-def start(folder):
-    text = textwrap.dedent(PROGRAM.format(here=str(pathlib.Path(__file__).parent)))
-    return subprocess.Popen([sys.executable, "-c", text, str(folder)])
-
-
-def test_killed_and_resumed_equals_uninterrupted(tmp_path):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(killed)
-    deadline = time.monotonic() + 120
-    while len(list(killed.rglob("*.parquet"))) < 3:
-        assert process.poll() is None, "finished before it could be killed: make slow_cells slower"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    finished = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in killed.rglob("*.parquet")}
-
-    resumed, report = run(slow_cells(), killed, chunk_cells=4)
-    assert report.cells == 80
-    assert 4 * len(finished) <= report.reused < report.cells
-    for path, before in finished.items():
-        assert (path.stat().st_mtime_ns, path.read_bytes()) == before, "a finished chunk ran again"
-
-    uninterrupted, report = run(slow_cells(), whole, chunk_cells=4)
-    assert report.reused == 0
-    pd.testing.assert_frame_equal(resumed, uninterrupted, check_exact=True)
 
 
 def test_quick_options_are_known_to_xla(monkeypatch):
