@@ -70,7 +70,15 @@ def against_training(name: str, case: Case) -> dict[str, Any]:
     alphas = sorted({r.alpha, case.alpha, *(r.alpha * x for x in OTHERS)})
     budget = case.outer_steps * about.sizes["tasks"] * found.prices["maml"]
     steps = {m: max(1, round(budget / (r.tasks * found.prices[m]))) for m in found.pilot.scales}
-    largest = np.array([smoothest(found.lab._replace(alpha=a), about.problem.params) for a in alphas])
+    params = jax.tree.map(jnp.asarray, about.problem.params)
+    episodes = pilot.trials(found.lab, jax.random.key(3))
+    # 1/L_F at w0.
+    largest = np.array(
+        [
+            1 / pilot.smoothness(found.lab._replace(alpha=a), params, episodes, jax.random.key(4))
+            for a in alphas
+        ]
+    )
     said = (r.outer_step or 0.0) / found.pilot.scales[r.estimator]
     betas = np.stack([*(m * largest for m in MULTIPLES), np.full(len(alphas), said)], axis=1)
     every = {
@@ -120,12 +128,6 @@ def scale(found: Decision, method: str) -> float:
     """By which the outer step of S is multiplied for this method."""
     factor = found.pilot.scales[method]
     return factor if factor > 0 else 1.0
-
-
-def smoothest(lab: Lab, params: PyTree) -> float:
-    """1/L_F at w0."""
-    params = jax.tree.map(jnp.asarray, params)
-    return 1 / pilot.smoothness(lab, params, pilot.trials(lab, jax.random.key(3)), jax.random.key(4))
 
 
 def trained(

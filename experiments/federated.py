@@ -20,8 +20,8 @@ import pandas as pd
 from flax import nnx
 
 import jaxmaml
-from experiments import pipeline
-from jaxmaml import federated, identity, models, statistics, storage
+from experiments import pipeline, results
+from jaxmaml import federated, identity, models, storage
 from jaxmaml.data import digits, fashion_mnist
 from jaxmaml.data._arrays import area_means
 from jaxmaml.timing import table as markdown
@@ -245,8 +245,6 @@ def summary(values: pd.DataFrame) -> pd.DataFrame:
     for (budget, clients, steps), group in values.groupby(["budget", "clients", "steps"], sort=False):
         of = {method: part.set_index("seed") for method, part in group.groupby("method", sort=False)}
         for method, part in of.items():
-            mean = statistics.interval(part.accuracy)
-            paired = statistics.interval(part.accuracy - of[REFERENCE].accuracy)
             rows.append(
                 {
                     "budget": budget,
@@ -254,13 +252,7 @@ def summary(values: pd.DataFrame) -> pd.DataFrame:
                     "steps": steps,
                     "method": method,
                     **part[["rounds", "alpha", "beta", "fine_tuning"]].iloc[0].to_dict(),
-                    "accuracy": mean.mean,
-                    "low": mean.low,
-                    "high": mean.high,
-                    "difference": paired.mean,
-                    "difference_low": paired.low,
-                    "difference_high": paired.high,
-                    "seeds": mean.n,
+                    **results.compared("accuracy", part.accuracy, of[REFERENCE].accuracy),
                 }
             )
     return pd.DataFrame(rows)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments import pipeline
+from experiments import pipeline, results
 from jaxmaml import identity, measure, models, statistics, storage
 from jaxmaml.advice import target
 from jaxmaml.data import Distribution
@@ -282,8 +282,6 @@ def at_budgets(
             reached = curve[curve.step <= allowed]
             found[method] = reached[reached.step == reached.step.max()].set_index("seed")
         for quantity, (method, last) in itertools.product(("training", "value"), found.items()):
-            mean = statistics.interval(last[quantity])
-            paired = statistics.interval(last[quantity] - found[REFERENCE][quantity])
             rows.append(
                 {
                     "budget": budget,
@@ -292,13 +290,7 @@ def at_budgets(
                     "step": int(last.step.iloc[0]),
                     "rate": float(last.rate.iloc[0]),
                     "cost": price[str(method)] / price[REFERENCE],
-                    "value": mean.mean,
-                    "low": mean.low,
-                    "high": mean.high,
-                    "difference": paired.mean,
-                    "difference_low": paired.low,
-                    "difference_high": paired.high,
-                    "seeds": mean.n,
+                    **results.compared("value", last[quantity], found[REFERENCE][quantity]),
                 }
             )
     return pd.DataFrame(rows)

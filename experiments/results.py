@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxmaml import storage
+from jaxmaml import statistics, storage
 
 Verdict = Literal["holds", "holds, not sharp", "fails as stated", "not tested"]
 Place = Literal[
@@ -128,3 +128,21 @@ def settle(rows: pd.DataFrame, power: Mapping[str, str], sharp: float) -> pd.Dat
         verdict=rows.verdict.where(~alone, "holds, not sharp"),
         also_holds_for=rows.part.map(lambda part: power.get(part, "")),
     )
+
+
+# Comparisons over seeds
+
+
+def compared(name: str, values: pd.Series, reference: pd.Series) -> dict[str, float]:
+    """Columns: `name` (the mean) with its 95 % interval, and that of the difference from the reference,
+    paired by the index, the seed."""
+    mean, paired = statistics.interval(values), statistics.interval(values - reference)
+    return {
+        name: mean.mean,
+        "low": mean.low,
+        "high": mean.high,
+        "difference": paired.mean,
+        "difference_low": paired.low,
+        "difference_high": paired.high,
+        "seeds": mean.n,
+    }

@@ -125,7 +125,6 @@ def per_fedavg(
     traced, fixed = _numbers({"alpha": alpha, **options})
     inner, hessian, outer = map(int, batch_sizes)
     local = _Meta(loss, estimator, (inner, hessian, outer), fixed)
-    every = rounds if every is None else every
     plan = _Plan(rounds, local_steps, sampled, weights, sampling, every, client_chunk)
     return _train(local, params, clients, key, beta, traced, plan, server, refresh)
 
@@ -156,7 +155,6 @@ def fedavg(
     check_params(params)
     check_step_count("batch_size", batch_size)
     local = _Plain(loss, (int(batch_size), 0, 0))
-    every = rounds if every is None else every
     plan = _Plan(rounds, local_steps, sampled, weights, sampling, every, client_chunk)
     return _train(local, params, clients, key, beta, {}, plan, server, refresh)
 
@@ -170,13 +168,22 @@ class _Plan:
     sampled: int | None
     weights: str
     sampling: str
-    every: int
+    every: int | None
     client_chunk: int | None
 
+    @property
+    def kept(self) -> int:
+        """Rounds between two that are kept."""
+        return self.rounds if self.every is None else self.every
+
     def check(self, clients: Clients, samples: int) -> None:
-        for name in ("rounds", "local_steps", "every"):
-            check_step_count(name, getattr(self, name))
-        if self.rounds % self.every:
+        for name, count in (
+            ("rounds", self.rounds),
+            ("local_steps", self.local_steps),
+            ("every", self.kept),
+        ):
+            check_step_count(name, count)
+        if self.rounds % self.kept:
             raise ValueError(f"every = {self.every}; allowed: a divisor of rounds = {self.rounds}")
         if self.client_chunk is not None:
             check_step_count("client_chunk", self.client_chunk)
@@ -311,12 +318,12 @@ def _run(
         at, found = jax.lax.scan(round_, at, ks)
         return at, (at[0], found)
 
-    records = plan.rounds // plan.every
+    records = plan.rounds // plan.kept
     params = jax.tree.map(jnp.asarray, params)
     start = params, () if server is None else server.init(params)
-    ks = jnp.arange(plan.rounds).reshape(records, plan.every)
+    ks = jnp.arange(plan.rounds).reshape(records, plan.kept)
     (w, _), (history, (who, finite)) = jax.lax.scan(interval, start, ks)
-    rounds = plan.every * (1 + jnp.arange(records))
+    rounds = plan.kept * (1 + jnp.arange(records))
     return Run(w, history, rounds, who.reshape(plan.rounds, -1), finite.reshape(-1))
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,6 @@ from jaxmaml.learner.inputs import (
 from jaxmaml.learner.model import Learner
 from jaxmaml.paths import check_folder, check_path
 from jaxmaml.types import Estimator, Loss, PyTree
-
-if TYPE_CHECKING:
-    pass
 
 
 def fit(

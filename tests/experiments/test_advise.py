@@ -506,6 +506,19 @@ def test_advice_on_a_small_problem(name):
     assert found.pilot.end == pytest.approx(closed[r.alpha], rel=1e-3)
 
 
+def test_alpha_is_kept_where_the_pilot_still_shows_the_start():
+    """A run of more than REACH pilots keeps an alpha that adapts; a shorter one raises it."""
+    case = CASES["large_alpha"]
+    found = {}
+    for pilots in (decide.REACH, decide.REACH + 1):
+        options = Options("", alpha=case.alpha, outer_steps=4 * pilots, **case.sizes)
+        about = target.of_problem(case.make(), "", options)
+        how = {"steps": 2, "pilot_steps": 4, "key": jax.random.key(0), "price": "gradients"}
+        found[pilots] = decide.decide(about, case.alpha, **how).alpha
+    assert found[decide.REACH] > 4 * case.alpha
+    assert found[decide.REACH + 1] == case.alpha
+
+
 def parabolas(full, alpha):
     """min F = min_w E_i sum_j h (1 - alpha h)^2 (w - c)^2 / 2 of parabolas with curvatures h and centres
     c."""
