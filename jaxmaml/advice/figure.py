@@ -45,8 +45,8 @@ def save(advice: Advice, path: str) -> None:
             low, high = max(turn.low, steps[0]), min(turn.high, steps[-1])
             if low < high:
                 over.axvspan(low, high, 0, 0.05, color=plotting.color(turn.estimator), linewidth=0)
-        over.set_xlabel("planned steps of MAML's price")
-        over.set_ylabel("error")
+        over.set_xlabel("planned steps of MAML's price [1]")
+        over.set_ylabel(r"error [$\varphi/u$]")
         over.set_title("method; the strip is the choice")
 
         for part, (text, marker) in PARTS.items():
@@ -58,20 +58,22 @@ def save(advice: Advice, path: str) -> None:
         prices = [f"{plotting.label(name)}\nprice {ratio[name]:.2f}" for name in names]
         parts.set_yticks(range(len(names)), prices)
         parts.set_ylim(len(names) - 0.5, -0.5)
-        parts.set_xlabel("part of the error")
+        parts.set_xlabel(r"part of the error [$\varphi/u$]")
         parts.set_title("its parts, as planned")
 
         scan = advice.scan
         for values, text, line in ((scan.sampled, "to D_in", "-"), (scan.whole, "to all samples", "--")):
             alphas.semilogx(scan.alphas, values, line, color="0.2", label=f"adapted {text}")
-        least, here = min(scan.sampled), scan.sampled[len(scan.alphas) // 2]
-        room = max(max(point.f, here) - least, 1e-9)
+        # From the least of both to where they begin, nearly without adaptation.
+        least = np.nanmin([*scan.sampled, *scan.whole])
+        begin = max(scan.sampled[0], scan.whole[0], scan.sampled[len(scan.alphas) // 2])
+        room = max(begin - least, 1e-9)
         alphas.set_ylim(least - 0.1 * room, least + 1.3 * room)
         alphas.axvline(advice.alpha, color="0.5", linewidth=0.8, label="advised")
         if advice.before != advice.alpha:
             alphas.axvline(advice.before, color="0.5", linewidth=0.8, linestyle=":", label="in force")
-        alphas.set_xlabel("alpha")
-        alphas.set_ylabel("loss")
+        alphas.set_xlabel(r"$\alpha$ [$u^2/\varphi$]")
+        alphas.set_ylabel(r"loss [$\varphi$]")
         alphas.set_title(f"alpha, limited by {advice.recommendation.limit}")
 
         plotting.finish(figure, f"Use {plotting.label(advice.recommendation.estimator)}", columns=5)
