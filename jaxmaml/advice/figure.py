@@ -1,5 +1,6 @@
 """The advice in one figure: the error of every method against the planned steps, its parts, and alpha."""
 
+import math
 import pathlib
 
 import numpy as np
@@ -64,8 +65,8 @@ def save(advice: Advice, path: str) -> None:
         scan = advice.scan
         for values, text, line in ((scan.sampled, "to D_in", "-"), (scan.whole, "to all samples", "--")):
             alphas.semilogx(scan.alphas, values, line, color="0.2", label=f"adapted {text}")
-        # From the least of both to where they begin, nearly without adaptation.
-        least = np.nanmin([*scan.sampled, *scan.whole])
+        # From the least of both to where they begin, nearly without adaptation; far up, a loss may overflow.
+        least = min(value for value in (*scan.sampled, *scan.whole) if math.isfinite(value))
         begin = max(scan.sampled[0], scan.whole[0], scan.sampled[len(scan.alphas) // 2])
         room = max(begin - least, 1e-9)
         alphas.set_ylim(least - 0.1 * room, least + 1.3 * room)
