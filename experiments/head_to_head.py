@@ -41,7 +41,8 @@ METHODS = {
     "reptile": Method("reptile"),
 }
 """The repaired delta has eta = min(1/6, 1/sqrt(B)) in place of 1/6 (docs/findings/hf-maml-bias.md). The last
-three have other objectives, and are measured by MAML's; with one step Reptile is SGD on the mean loss."""
+three have other objectives, and are measured by MAML's; with one step Reptile is SGD on the mean loss. iMAML
+pulls with the measured L: with 1/alpha, as alpha L > 1, I + alpha H is not definite and its gradient NaN."""
 REFERENCE = "maml"
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 LOWER, HIGHER = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5), (3e-2, 0.1, 0.3, 1.0, 3.0)
@@ -156,6 +157,8 @@ def with_method(preset: Preset, method: str) -> Preset:
     chosen = METHODS[method]
     if method == "hf_maml, repaired":
         chosen = dataclasses.replace(chosen, eta=min(1 / 6, preset.outer.tasks**-0.5))
+    if method == "imaml":
+        chosen = dataclasses.replace(chosen, lam=preset.outer.L)
     return dataclasses.replace(
         preset, method=dataclasses.replace(chosen, task_chunk=preset.method.task_chunk)
     )

@@ -1,5 +1,6 @@
 """Figures and the table of the head to head, from its CSV files alone."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -181,7 +182,7 @@ def table(summary: pd.DataFrame, theory: pd.DataFrame) -> str:
     lines += [
         "One inner step, Adam with a rate tuned for each method, the same seeds and draws for all; mean over",
         "seeds with its 95 % interval, which does not hold the chance in the episodes: they are the same for",
-        "all. Cost: of a step, in MAML's. Accuracies of Omniglot are transductive.",
+        "all. Cost: of a step, in MAML's. Accuracies of Omniglot are transductive. Diverged: a seed's run did.",
         "",
         "## Test tasks: mean squared error, accuracy",
         "",
@@ -211,6 +212,14 @@ def table(summary: pd.DataFrame, theory: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def entry(row: pd.Series) -> str:
+    """Mean and interval; "diverged" where a seed's run did."""
+    if not math.isfinite(row.value):
+        return "diverged"
+    differs = row.difference_low > 0 or row.difference_high < 0
+    return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" + (" *" if differs else "")
+
+
 def compared(summary: pd.DataFrame) -> list[str]:
     """One measure of every method, as the lines of a table."""
     lines = [
@@ -219,11 +228,7 @@ def compared(summary: pd.DataFrame) -> list[str]:
     ]
     for (setting, method), rows in summary.groupby(["setting", "method"], sort=False):
         by = rows.set_index("budget")
-        values = [
-            f"{by.loc[b].value:.3f} [{by.loc[b].low:.3f}, {by.loc[b].high:.3f}]"
-            + ("" if by.loc[b].difference_low <= 0 <= by.loc[b].difference_high else " *")
-            for b in BUDGETS
-        ]
+        values = [entry(by.loc[b]) for b in BUDGETS]
         cost = [f"{by.loc[b].cost:.2f}" for b in ("gradients", "seconds")]
         cells = [NAMES[str(setting)], label(str(method)), f"{by.rate.iloc[0]:g}", *cost, *values]
         lines.append("| " + " | ".join(cells) + " |")

@@ -77,6 +77,9 @@ class Method:
     """hf_maml: the float-optimal difference step, the theorem's with `rho`, or a number."""
     eta: float = 1 / 6
     """hf_maml with the theorem's delta: eta / (rho alpha ||v||); 1/6 as stated, 1/sqrt(tasks) repaired."""
+    lam: float | None = None
+    """imaml, fo_b_maml: strength lambda of the pull to w, `inner.alpha` is then the rate of the solver;
+    None: 1/alpha."""
     task_chunk: int | None = None
     """tasks vectorised together; None: all of them."""
     devices: int | None = None

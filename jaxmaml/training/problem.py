@@ -103,11 +103,12 @@ def recipe(preset: Preset) -> Recipe:
     """How a preset is trained and evaluated."""
     estimator = estimators.get(preset.method.estimator)
     takes = inspect.signature(estimator).parameters
+    arguments = {"delta": delta_of(preset), "lam": preset.method.lam}
     theorem = preset.outer.optimizer == "theorem"
     return Recipe(
         name=preset.name,
         estimator=estimator,
-        arguments={"delta": delta_of(preset)} if "delta" in takes else {},
+        arguments={name: value for name, value in arguments.items() if name in takes},
         alpha=preset.inner.alpha,
         inner=inner_loop(preset, preset.inner.steps),
         learn_alpha=preset.inner.learn_alpha,
@@ -197,6 +198,7 @@ def check_preset(preset: Preset) -> None:
         "outer.multiple": outer.multiple,
         "method.eta": method.eta,
         "method.delta": 1.0 if method.delta in ("float", "theorem") else method.delta,
+        "method.lam": 1.0 if method.lam is None else method.lam,
         "outer.L": 1.0 if outer.L is None else outer.L,
         "outer.rho": 1.0 if outer.rho is None else outer.rho,
     }
@@ -217,6 +219,16 @@ def check_preset(preset: Preset) -> None:
         raise ValueError(
             f"outer.optimizer = 'theorem' with method.estimator = {name!r}, whose objective is "
             f"{estimators.objective(name)}; allowed: an estimator of {of_maml}"
+        )
+    proximal = [n for n, e in estimators.estimators().items() if "lam" in inspect.signature(e).parameters]
+    if method.lam is not None and name not in proximal:
+        raise ValueError(
+            f"method.lam = {method.lam!r} with method.estimator = {name!r}; allowed: None, or "
+            f"{' or '.join(proximal)}"
+        )
+    if method.lam is not None and inner.learn_alpha:
+        raise ValueError(
+            f"inner.learn_alpha with method.lam = {method.lam!r}; allowed: a fixed alpha, that of the solver"
         )
     if inner.learn_alpha and "learn_alpha" not in inspect.signature(estimators.get(name)).parameters:
         raise ValueError(

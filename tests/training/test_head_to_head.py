@@ -90,6 +90,26 @@ def test_budgets():
     assert found.loc["fo_maml", "gradients"].cost == 0.5
 
 
+@pytest.mark.parametrize(
+    ("value", "difference", "says"),
+    [
+        (0.5, (-0.1, 0.2), "0.500 [0.400, 0.600]"),
+        (0.5, (0.1, 0.2), "0.500 [0.400, 0.600] *"),
+        (0.5, (-0.2, -0.1), "0.500 [0.400, 0.600] *"),
+        (np.nan, (np.nan, np.nan), "diverged"),
+    ],
+)
+def test_entries(value, difference, says):
+    low, high = difference
+    row = {"value": value, "low": value - 0.1, "high": value + 0.1}
+    assert figures.entry(pd.Series({**row, "difference_low": low, "difference_high": high})) == says
+
+
+def test_imaml_pulls_with_the_measured_constant():
+    assert head_to_head.with_method(tiny(L=7.0), "imaml").method.lam == 7.0
+    assert head_to_head.with_method(tiny(L=7.0), "fo_b_maml").method.lam is None
+
+
 def test_best_multiple():
     rows = [
         ("digits", m, k, -loss, loss if k else 1.5, 0.2, 4.0, 9.0)

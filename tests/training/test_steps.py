@@ -55,17 +55,26 @@ def test_curve_is_the_fixed_episodes(tmp_path):
     assert curve[curve.step == 10].gradients.unique() == [10 * 4 * (2 + 2)]
 
 
-@pytest.mark.parametrize("estimator", ["maml", "maml_same_batch", "fo_maml", "hf_maml", "imaml"])
-def test_one_step_is_the_meta_gradient(tmp_path, estimator):
+@pytest.mark.parametrize(
+    ("estimator", "more"),
+    [
+        ("maml", {}),
+        ("maml_same_batch", {}),
+        ("fo_maml", {}),
+        ("hf_maml", {"delta": 1e-2}),
+        ("imaml", {}),
+        ("imaml", {"lam": 9.0}),
+    ],
+)
+def test_one_step_is_the_meta_gradient(tmp_path, estimator, more):
     """One SGD step of the loop against jaxmaml's meta-gradient of the same draw."""
-    preset = small(tmp_path, 1, method={"estimator": estimator, "delta": 1e-2})
+    preset = small(tmp_path, 1, method={"estimator": estimator, **more})
     preset = changed(preset, outer={"optimizer": "sgd", "rate": 0.7})
     built = problem.build(preset)
     functions = problem.functions(preset, built)
     start = functions.start()
     new = functions.advance(start, 1, built.training)
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0]
-    more = {"delta": 1e-2} if estimator == "hf_maml" else {}
     expected = jaxmaml.meta_gradient(
         jaxmaml.estimators.get(estimator),
         built.loss,

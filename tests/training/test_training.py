@@ -162,6 +162,15 @@ def test_every_preset_trains(tmp_path, name):
             {"method": {"estimator": "reptile"}, "inner": {"learn_alpha": True}},
             "inner.learn_alpha with method.estimator = 'reptile', which is the gradient of no function",
         ),
+        (
+            {"method": {"estimator": "maml", "lam": 3.0}},
+            "method.lam = 3.0 with method.estimator = 'maml'; allowed: None, or fo_b_maml or imaml",
+        ),
+        ({"method": {"estimator": "imaml", "lam": 0.0}}, "method.lam = 0.0; allowed: finite and > 0"),
+        (
+            {"method": {"estimator": "imaml", "lam": 3.0}, "inner": {"learn_alpha": True}},
+            "inner.learn_alpha with method.lam = 3.0; allowed: a fixed alpha, that of the solver",
+        ),
         ({"method": {"estimator": "mamml"}}, "unknown estimator 'mamml'; known: .* Did you mean 'maml'?"),
         ({"model": {"kind": "conv4"}, "data": {"name": "sinusoid"}}, "model.kind = 'conv4' on sinusoid"),
     ],
