@@ -182,7 +182,8 @@ def table(summary: pd.DataFrame, theory: pd.DataFrame) -> str:
     lines += [
         "One inner step, Adam with a rate tuned for each method, the same seeds and draws for all; mean over",
         "seeds with its 95 % interval, which does not hold the chance in the episodes: they are the same for",
-        "all. Cost: of a step, in MAML's. Accuracies of Omniglot are transductive. Diverged: a seed's run did.",
+        "all. Cost: of a step, in MAML's. Accuracies of Omniglot are transductive. Diverged: a run of one",
+        "seed did.",
         "",
         "## Test tasks: mean squared error, accuracy",
         "",
