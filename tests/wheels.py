@@ -15,8 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
-from jaxmaml import storage
-
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "install.md"
 VERSIONS = (("3.11", "0.10"), ("3.12", "0.11"), ("3.12", "0.12"), ("3.13", "0.12"))
@@ -131,7 +129,7 @@ def main() -> int:
     if not failures:
         begin, end = "<!-- wheels -->\n", "\n<!-- end -->"
         before, rest = PAGE.read_text().split(begin)
-        storage.write(PAGE, f"{before}{begin}{table(rows)}{end}{rest.split(end)[1]}".encode())
+        PAGE.write_text(f"{before}{begin}{table(rows)}{end}{rest.split(end)[1]}")
     return len(failures) > 0
 
 

@@ -246,7 +246,7 @@ NAMED = {
     "hidden": r"sizes\[1",
     "outputs": r"sizes\[2",
     "episodes": "episodes?",
-    "y": "y|ways",
+    "y": "y|ways|class",
     "tasks": "tasks?|'ann'",
     "clients": "clients|'ann'",
     "batch_sizes": "batch_sizes|batches",
