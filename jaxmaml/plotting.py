@@ -82,6 +82,8 @@ PAGE = 6.8
 WIDTH, OTHER = 2.9, SHADES
 HEIGHT = 2.1
 """inches, of a row of panels; title and legend are added to it."""
+PAD = 0.1
+"""inches, between what is laid out."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 NAMED = "named at the line"
 """gid of a line whose label stands beside it."""
@@ -255,7 +257,7 @@ def finish(
         if legend is not None:
             legend.remove()
         legend = _legend(figure, named, columns, room, key)
-        figure.set_figheight(height + _heights(figure, legend if key == "below" else None) / figure.dpi)
+        figure.set_figheight(_height(figure, height, legend, key))
         _wrap_labels(figure)
         if legend is not None and isinstance(key, Axes):
             _into(legend, key)
@@ -305,9 +307,14 @@ def _legend(
     return made
 
 
-def _heights(figure: Figure, legend: Legend | None) -> float:
-    """Pixels that title and legend take from the panels."""
-    return sum(part.get_window_extent().height for part in (figure._suptitle, legend) if part is not None)
+def _height(figure: Figure, panels: float, legend: Legend | None, key: str | Axes) -> float:
+    """Inches that panels of this height need with the title above and the legend below or beside them."""
+
+    def inches(part: Any) -> float:
+        return 0.0 if part is None else part.get_window_extent().height / figure.dpi
+
+    below, beside = (inches(legend) if key == where else 0.0 for where in ("below", "right"))
+    return inches(figure._suptitle) + max(panels + below, beside + 2 * PAD)  # type: ignore[attr-defined]
 
 
 def _into(legend: Legend, axis: Axes) -> None:

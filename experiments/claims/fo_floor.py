@@ -231,7 +231,9 @@ def figure(table):
             ("bound", "derived", "bound on the floor, derived"),
             ("predicted", "exact", r"$\alpha\|$Cov$(H,g)\|$, exact"),
         ):
-            axis.loglog(first.alpha, first[column], **plotting.theory(kind, named=axis is axes[0]), label=text)
+            axis.loglog(
+                first.alpha, first[column], **plotting.theory(kind, named=axis is axes[0]), label=text
+            )
         axis.loglog(first.alpha, first.grad_norm, label="FO-MAML", **fo)
         axis.set(ylim=(first.grad_norm.min() / 10, None), title=title)
         axis.set_xlabel(r"inner rate $\alpha$ [$u^2/\varphi$]")
