@@ -195,7 +195,7 @@ def faults(figure: Figure, caption: str) -> list[str]:
 
 
 def _caption(caption: str) -> Iterator[str]:
-    count = len(re.findall(r"[.:?!](?=\s|$)", caption))
+    count = len(re.findall(r"[.?!](?=\s|$)", caption))
     if not 1 <= count <= 2 or not caption.rstrip().endswith("."):
         yield f"the caption has {count} sentences; one or two: {caption!r}"
     if re.search(PLAIN, re.sub(r"\$[^$]*\$", "", caption)):

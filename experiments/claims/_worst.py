@@ -122,15 +122,20 @@ FORMULAS = {
 
 def drawn(table, bounds, title):
     """One line a bound, one mark a search; a method's where the bound is one of a method."""
-    drawing, (axis,) = plotting.panels(1, height=0.7 + 0.21 * len(bounds))
+    drawing, (axis,) = plotting.panels(1, height=0.9 + 0.21 * len(bounds))
     names = [bound.name for bound in bounds]
     sources = {bound.name: (bound.about or {}).get("source", "derived") for bound in bounds}
     for name, part in table.groupby("name", sort=False):
-        _, _, ending = name.rpartition(", ")
-        method = next((e for e, shown in plotting.LABELS.items() if ending == shown), None)
+        # The longest name: that of MAML ends others.
+        ends = [e for e, shown in plotting.LABELS.items() if name.endswith(shown)]
+        method = max(ends, key=lambda e: len(plotting.label(e)), default=None)
         stated = sources[name] != "derived"
         look = plotting.neutral(0, hollow=stated) if method is None else plotting.look(method, hollow=stated)
-        shown = f"share of the bound, {sources[name]}" if method is None else f"{ending}, {sources[name]}"
+        shown = (
+            f"share of the bound, {sources[name]}"
+            if method is None
+            else f"{plotting.label(method)}, {sources[name]}"
+        )
         heights = np.full(len(part), names.index(name))
         axis.plot(part.ratio, heights, label=shown, **look | {"linestyle": "none", "markersize": 5})
     axis.axvline(1.0, label="bound, attained", **plotting.theory("derived"))

@@ -230,7 +230,8 @@ def figure(table):
     drawing, axes = plotting.panels(2, height=2.9)
     for j, (rule, order) in enumerate(ORDERS.items()):
         part = table[table.rule == rule].sort_values("epsilon")
-        name = f"sizes from the {rule}"
+        what = rule.split()[-1]
+        name = f"sizes by the {what}"
         full, hollow = (
             plotting.neutral(j, hollow=h) | {"linestyle": "none", "markersize": 5} for h in (0, 1)
         )
@@ -240,7 +241,7 @@ def figure(table):
         line = last.samples * (sizes.epsilon / last.epsilon) ** order
         power = plotting.theory("exact", full["color"], named=True)
         axes[0].loglog(sizes.epsilon, line, label=rf"$\propto\varepsilon^{{{order}}}$, an identity", **power)
-        for share, look, shown in ((1, full, name), (0.25, hollow, f"a quarter of the {rule}'s")):
+        for share, look, shown in ((1, full, name), (0.25, hollow, f"a quarter of them, {what}")):
             one = ran[ran.share == share]
             axes[1].errorbar(one.samples, one.late, 5 * one.late_error, capsize=2, label=shown, **look)
         level = {"linestyle": "none", "marker": "_", "color": plotting.INK, "markersize": 12}
@@ -253,7 +254,7 @@ def figure(table):
             "markersize": 8,
             "markeredgewidth": 2.5,
         }
-        shown = rf"$\varepsilon^2$ asked of the {rule}'s"
+        shown = rf"$\varepsilon^2$ asked for, {what}"
         axes[1].plot(whole.samples, whole.epsilon**2, label=shown, **asked)
     axes[0].set(
         title="sizes", xlabel=r"accuracy $\varepsilon$ [$\varphi/u$]", ylabel="samples an iteration [1]"

@@ -299,8 +299,8 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    """The guarantee of one step is within a fourth of the worst case for every method, but most of its coefficients are loose.
+    """The worst tasks that a search finds come most of the way to what each theorem guarantees of one step.
 
-    A mark at 1 would be a coefficient that cannot be smaller.
+    The coefficients of the noise are loose: their marks are far from 1.
     """
     return _worst.drawn(table, BOUNDS, "One step of each theorem: tightest tasks found")

@@ -36,7 +36,7 @@ def draw(where: pathlib.Path, preset: Preset, problem: TrainingProblem, state: S
             ("learning_curve", learning_curve(preset, problem.unit, curve)),
             ("gallery", gallery(preset, problem, state)),
         ):
-            plotting.save(figure, [where / f"{name}.{kind}" for kind in ("svg", "pdf")])
+            plotting.save(figure, plotting.files(where, name))
             made.append(where / f"{name}.svg")
     return made
 
