@@ -268,9 +268,9 @@ def draw(where: pathlib.Path) -> None:
 
 
 def figure(summary: pd.DataFrame) -> Figure:
-    """Accuracy of clients after fine-tuning, against FedAvg that is fine-tuned, on the same seeds: above the line Per-FedAvg is better.
+    """Accuracy of clients after fine-tuning, less that of FedAvg on the same seeds, with 95 % intervals.
 
-    Bars are 95 % intervals over seeds.
+    Above the line Per-FedAvg is better.
     """
     settings = list(dict.fromkeys(summary.setting))
     drawing, axes = plotting.panels(len(BUDGETS), len(settings), height=2.2, sharex=True, sharey="row")

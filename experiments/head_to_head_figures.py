@@ -69,7 +69,7 @@ def unit(setting: str) -> str:
 
 
 def shown(settings: Iterable[object]) -> list[str]:
-    """The settings of a figure with a panel for each: where they are too many, digits say what Fashion-MNIST does."""
+    """The settings that have a panel; of too many, digits are left out, which are like Fashion-MNIST."""
     names = list(map(str, dict.fromkeys(settings)))
     return names if len(names) <= PANELS else [name for name in names if name != "digits"][:PANELS]
 
@@ -84,9 +84,9 @@ def _grid(settings: list[str]) -> tuple[Figure, list[Axes]]:
 
 
 def methods(curves: pd.DataFrame) -> Figure:
-    """Test error and accuracy of every method, against the gradients that were spent; bands are 95 % intervals over seeds.
+    """Test error or accuracy of every method against the gradients spent, with 95 % intervals over seeds.
 
-    A cross marks where a run diverged; digits, like Fashion-MNIST, are in the table.
+    A cross marks where a run diverged; digits, which are like Fashion-MNIST, are in the table.
     """
     settings = shown(curves.setting)
     figure, axes = _grid(settings)
@@ -171,9 +171,9 @@ def relative(summary: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def theory_step(theory: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """With the step of the theorem MAML hardly moves on a network; multiples of it come as far as tuned Adam, or diverge.
+    """With the step of the theorem MAML hardly moves on images; a thousand times that comes near tuned Adam.
 
-    The loss is that of training tasks; digits, like Fashion-MNIST, are in the table.
+    The loss is that of training tasks; digits, which are like Fashion-MNIST, are in the table.
     """
     settings = shown(theory.setting)
     figure, axes = _grid(settings)
@@ -185,8 +185,14 @@ def theory_step(theory: pd.DataFrame, curves: pd.DataFrame) -> Figure:
             axis.plot(line.step, line.training, label=factor, **plotting.neutral(j) | every)
         adam = curves[(curves.setting == setting) & (curves.method == "maml")]
         adam = adam[adam.step <= rows.step.max()]
-        every = {"markevery": max(len(adam) // MARKED, 1), "linewidth": 2.0}
-        axis.plot(adam.step, adam.training, label="MAML with tuned Adam", **plotting.look("maml") | every)
+        every = {"markevery": max(len(adam) // MARKED, 1)}
+        axis.plot(
+            adam.step,
+            adam.training,
+            label="MAML with tuned Adam",
+            linewidth=2,
+            **plotting.look("maml") | every,
+        )
         axis.set(xlabel="outer steps [1]", title=NAMES[setting], yscale="log")
         axis.set_ylabel(f"training loss [{'squared units' if setting == 'sinusoid' else 'nats'}]")
         axis.set_ylim(top=1.5 * float(rows.training[rows.step == 0].iloc[0]))

@@ -17,6 +17,7 @@ card, since colours that can be told apart on both are too few.
 
 import contextlib
 import io
+import itertools
 import logging
 import pathlib
 import re
@@ -35,6 +36,7 @@ from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox
 
 from jaxmaml import statistics, storage
 
@@ -79,7 +81,6 @@ THEORY = {"derived": "--", "as summarised": ":", "exact": "-."}
 
 PAGE = 6.8
 """inches across, of every figure."""
-WIDTH, OTHER = 2.9, SHADES
 HEIGHT = 2.1
 """inches, of a row of panels; title and legend are added to it."""
 PAD = 0.1
@@ -87,6 +88,8 @@ PAD = 0.1
 NO_BREAK = "\N{NO-BREAK SPACE}"
 NAMED = "named at the line"
 """gid of a line whose label stands beside it."""
+CANDIDATES = 60
+"""points of a line that its name is tried at."""
 NEAR = 3.0
 """points between a line and its name."""
 
@@ -359,22 +362,31 @@ def _place(axis: Axes, line: Line2D, text: Text) -> np.ndarray | None:
     own = _dots(line.get_transform().transform_path(line.get_path()))
     own = own[np.all((own >= inside.min) & (own <= inside.max), axis=1)]
     taken = np.concatenate([*_obstacles(axis, line), *(_edges(t) for t in axis.texts if t is not text)])
+    filled = list(_filled(axis))
     # From the right end on, above and below: there the eye leaves the curve.
-    order = own[np.argsort(-own[:, 0], kind="stable")][:: max(len(own) // 150, 1)]
+    order = own[np.argsort(-own[:, 0], kind="stable")][:: max(len(own) // CANDIDATES, 1)]
+    sides = np.array(list(itertools.product((-1, 0, -0.5), (1, 0))))
+    # Beside a steep line as well as above or below a flat one.
+    moved = np.where(
+        sides[:, :1] == -0.5, -0.5 * size[0], sides[:, :1] * size[0] + near * (1 + 2 * sides[:, :1])
+    )
+    raised = np.where(sides[:, 1:] == 1, near, -near - size[1])
+    lows = (order[:, None] + np.concatenate([moved, raised], axis=1)).reshape(-1, 2)
+    lows = lows[np.all((lows >= inside.min) & (lows + size <= inside.max), axis=1)]
     for room in (2 * near, 0.4 * near):
-        for point in order:
-            for right, up in ((-1, 1), (-1, 0), (0, 1), (0, 0), (-0.5, 1), (-0.5, 0)):
-                low = point + np.array([right * size[0], near if up else -near - size[1]])
-                if right in (0, -1):
-                    low[0] += near * (1 + 2 * right)
-                if np.any(low < inside.min) or np.any(low + size > inside.max):
-                    continue
-                around = np.all((taken > low - room) & (taken < low + size + room), axis=1)
-                mine = np.all((own > low - 0.4 * near) & (own < low + size + 0.4 * near), axis=1)
-                if not (around.any() or mine.any()):
-                    # The text's own origin is its baseline.
-                    return low - box.min
+        for low in lows:
+            if (
+                not _any_within(taken, low - room, low + size + room)
+                and not _any_within(own, low - 0.4 * near, low + size + 0.4 * near)
+                and not any(path.intersects_bbox(Bbox([low, low + size])) for path in filled)
+            ):
+                # The text's own origin is its baseline.
+                return low - box.min
     return None
+
+
+def _any_within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
+    return bool(np.any(np.all((points > low) & (points < high), axis=1)))
 
 
 def _pixels(axis: Axes) -> float:
@@ -397,6 +409,17 @@ def _obstacles(axis: Axes, named: Line2D) -> Iterator[np.ndarray]:
         yield collection.get_offset_transform().transform(collection.get_offsets())
         for path in collection.get_paths():
             yield _dots(collection.get_transform().transform_path(path))
+
+
+def _filled(axis: Axes) -> Iterator[Path]:
+    """Areas, in pixels."""
+    for patch in axis.patches:
+        if patch.get_fill():
+            yield patch.get_transform().transform_path(patch.get_path())
+    for collection in axis.collections:
+        if np.size(collection.get_facecolor()) and len(np.atleast_2d(collection.get_offsets())) <= 1:
+            for path in collection.get_paths():
+                yield collection.get_transform().transform_path(path)
 
 
 def _dots(path: Path) -> np.ndarray:
