@@ -9,7 +9,7 @@ z = exp(i phi), a ring for centred and a bar for mean values, P_j = E[c. z.], Q_
     sigma^2 = sum_j max_t { mu^2 Var c_j + 2 mu a omega Im(e^{it} P_j)
                             + a^2 omega^2 / 2 (E|z._j|^2 - Re(e^{2it} Q_j)) },
 
-attained, since the coordinates are free. Derivations in docs/theory.md.
+attained, since the coordinates are free. Derivations in docs/theory.md and docs/families.md.
 """
 
 from collections.abc import Callable
