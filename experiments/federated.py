@@ -264,7 +264,7 @@ def draw(where: pathlib.Path) -> None:
     """accuracy.svg and its PDF, from summary.csv in the same folder."""
     with plotting.style():
         drawn = figure(storage.read_table(where / "summary.csv"))
-        plotting.save(drawn, plotting.files(where, "accuracy"))
+        plotting.save(drawn, plotting.svg_and_pdf(where, "accuracy"))
 
 
 def figure(summary: pd.DataFrame) -> Figure:

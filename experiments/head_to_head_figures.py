@@ -42,7 +42,7 @@ def draw(where: pathlib.Path) -> list[pathlib.Path]:
             ("budgets", budgets(on_test_tasks(tables["summary"]))),
             ("theory_step", theory_step(tables["theory"], tables["curves"])),
         ):
-            plotting.save(figure, plotting.files(where, name))
+            plotting.save(figure, plotting.svg_and_pdf(where, name))
             made.append(where / f"{name}.svg")
     storage.write(where / "table.md", table(tables["summary"], tables["theory"]).encode())
     return [*made, where / "table.md"]

@@ -74,7 +74,7 @@ def plot(scale: str, selected: Sequence[Claim]) -> None:
         name = claim.name
         table_path = where / "tables" / f"{name}.csv"
         table = _made(table_path, scale, name, storage.read_table)
-        files = plotting.files(where / "figures", name)
+        files = plotting.svg_and_pdf(where / "figures", name)
         stamp = storage.digest(storage.read(table_path), identity.summary(claim.drawing()))
         if _done(name, "figure", scale, stamp, files):
             print(f"{name}: figure is up to date")

@@ -7,7 +7,7 @@
 | theory, derived | dashed `--` |
 | theory, as summarised | dotted `:` |
 | theory, exact: a value that is predicted, not a bound | dash-dotted `-.` |
-| theory of one method | these dashes, in the colour of the method; else in INK |
+| theory of one method | these dashes, in the colour of the method, with few hollow markers; else in INK |
 
 Methods stay apart in greyscale by their markers, theory by its dashes. A line is named beside it where that
 covers no data (`name_line`), else in the legend. Every figure is as wide as a page of text (PAGE), so that
@@ -129,11 +129,22 @@ def neutral(place: int, *, hollow: bool = False) -> dict[str, Any]:
 
 
 def theory(
-    kind: Literal["derived", "as summarised", "exact"], shade: str = INK, *, named: bool = False
+    kind: Literal["derived", "as summarised", "exact"],
+    shade: str = INK,
+    *,
+    of: str | None = None,
+    named: bool = False,
 ) -> dict[str, Any]:
-    """Dashes and colour of a line of theory; its name beside it, as of `name_line`, or in the legend."""
-    look = {"linestyle": THEORY[kind], "color": shade, "marker": "", "linewidth": 1.1}
-    return look | ({"gid": NAMED} if named else {})
+    """Dashes and colour of a line of theory.
+
+    Args:
+      of: the method that it is about, where there are lines of several: its colour, and a few hollow markers.
+      named: whether its name stands beside it, as of `name_line`, or in the legend.
+    """
+    found = {"linestyle": THEORY[kind], "color": shade, "marker": "", "linewidth": 1.1}
+    if of is not None:
+        found |= look(of, hollow=True) | {"markersize": 3.5, "markevery": (0.08, 0.3)}
+    return found | ({"gid": NAMED} if named else {})
 
 
 @contextlib.contextmanager
@@ -484,7 +495,7 @@ def _wrap(text: Text, room: float, whole: str | None = None) -> bool:
     return text.get_text() != before
 
 
-def files(where: pathlib.Path, name: str) -> list[pathlib.Path]:
+def svg_and_pdf(where: pathlib.Path, name: str) -> list[pathlib.Path]:
     """Of a figure: the SVG, which is committed, and the PDF, in a folder of its own that is not.
 
     Each folder has the sums of its files: those of the one that is committed name nothing that is missing.

@@ -170,7 +170,7 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    """Where the objective bends more than the constant allows, the constant step runs away, and the adaptive one still descends.
+    """Where the objective bends more than the constant allows, the constant step never arrives, and the adaptive one does.
 
     Where it bends little, both arrive.
     """

@@ -132,7 +132,7 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    """On real images every constant that is measured stays below the one that is declared.
+    """On real images no constant that is measured is above the one that is declared.
 
     The curvature reaches its constant; the spread of the tasks is a fifth of it.
     """

@@ -92,7 +92,7 @@ def rows(table, row):
 def figure(table):
     """At random points the gradients of the tasks stay below the bound by the gradient of the whole.
 
-    Both their mean and their root mean square come close to it at small rates.
+    Their mean and their root mean square come closest to it at small rates.
     """
     drawing, (axis,) = plotting.panels(1, height=2.8)
     for j, (name, part) in enumerate(table.groupby("family", sort=False)):

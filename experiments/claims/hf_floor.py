@@ -229,7 +229,7 @@ def _short_arcs(table, name):
 
 @claim.figure
 def figure(table):
-    """With exact gradients over all tasks, HF-MAML with the theorem's step stalls; with a step near rounding it does not.
+    """With exact gradients over all tasks, HF-MAML with the theorem's step stalls; with the step of least error it does not.
 
     For small rates it stalls where FO-MAML does, and the height falls like the square of the step.
     """

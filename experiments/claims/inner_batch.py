@@ -254,7 +254,7 @@ def rows(table, row):
 def figure(table):
     """The level at which MAML settles falls with the samples of its inner step, like one over their root where noise rules.
 
-    With many tasks only the bias is left, which falls faster; both stated floors lie a hundredfold higher.
+    With many tasks only the bias is left, which falls faster; both floors lie more than a hundredfold higher.
     """
     drawing, (axis,) = plotting.panels(1, height=3.2)
     sampled, alone = table[table.part == "sampled"], table[table.part == "isolated"]

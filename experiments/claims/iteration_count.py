@@ -326,7 +326,7 @@ def figure(table):
             part, label = here[here.estimator == estimator], plotting.label(estimator)
             look = plotting.look(estimator)
             axis.plot(part.epsilon, part.step, label=label, **look | {"markersize": 3, "linewidth": 0.8})
-            allowed = plotting.theory("derived", look["color"]) | {"label": f"{label}, allowed (derived)"}
+            allowed = plotting.theory("derived", of=estimator) | {"label": f"{label}, allowed (derived)"}
             axis.plot(part.epsilon, part.line.where(np.isfinite(part.line)), **allowed)
             floor = part.floor.iloc[0]
             if floor > part.epsilon.min() / 3:

@@ -166,9 +166,9 @@ def _violated(part):
 
 @claim.figure
 def figure(table):
-    """With noisy gradients, the running mean of each method stays below its line, and ends below its floors.
+    """With noisy gradients, the mean over the steps of each method stays below its derived line.
 
-    The last iterate falls a hundredfold lower, to the level that its linearisation predicts.
+    The last step is far below both floors, at the level that the linearisation predicts.
     """
     wave = table[table.family == "cosine"]
     methods = plotting.ordered(wave.estimator)
@@ -199,4 +199,4 @@ def figure(table):
         broken = _violated(part)
         axis.set_title(name + (f", conditions violated: {broken}" if broken else ""))
     axes[0].set_ylabel(r"mean of $\|\nabla F\|$ [$\varphi/u$]")
-    return plotting.finish(drawing, "Noisy gradients: every method stays below its line and its floors")
+    return plotting.finish(drawing, "Noisy gradients: the mean of each method stays below its line")

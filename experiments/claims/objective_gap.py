@@ -197,7 +197,7 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    """The gradient of the objective with a sampled inner step differs by one over the samples, as the integral says it does.
+    """What a sampled inner step changes of the gradient of the objective falls like one over the samples, as the integral says.
 
     The bound as summarised falls only like one over their root.
     """

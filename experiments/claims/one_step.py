@@ -306,7 +306,7 @@ def figure(table):
         bars = plotting.look(estimator) | {"linestyle": "none", "markersize": 3, "linewidth": 0.7}
         good = one[one.guaranteed > 0]
         axes[0].errorbar(one.b, one.decrease, 5 * one.error, label=name, **bars)
-        line = plotting.theory("derived", bars["color"])
+        line = plotting.theory("derived", of=estimator)
         axes[0].plot(good.b, good.guaranteed, **line, label=f"{name}, guaranteed (derived)")
         ratio, ends = good.decrease / good.guaranteed, 5 * good.error / good.guaranteed
         axes[1].errorbar(good.b / good.vanishes, ratio, ends, label=name, **bars)

@@ -223,7 +223,7 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    """The samples of an iteration that the floor as summarised asks for grow like the fourth power of the accuracy; the bias asks for the third.
+    """The samples of an iteration that the floor as summarised asks for grow like the inverse fourth power of the accuracy, those that the bias asks for like the third.
 
     Runs at these sizes, and at a quarter of them, end far below the accuracy that was asked for.
     """

@@ -35,7 +35,7 @@ def draw(where: pathlib.Path, preset: Preset, problem: TrainingProblem, state: S
             ("learning_curve", learning_curve(preset, problem.unit, curve)),
             ("gallery", gallery(preset, problem, state)),
         ):
-            plotting.save(figure, plotting.files(where, name))
+            plotting.save(figure, plotting.svg_and_pdf(where, name))
             made.append(where / f"{name}.svg")
     return made
 

@@ -143,6 +143,12 @@ def test_sums_are_those_of_what_is_committed(folder):
     assert {f.name for f in where.glob("*.svg")} <= listed
     for name in listed:
         assert storage.is_sound(where / name), name
+    for drawing in where.glob("*.svg"):
+        # The first thing that is drawn: a white card.
+        ground = re.search(
+            r'<g id="patch_1">\s*<path d="([^"]*)"\s*style="fill: #ffffff"', drawing.read_text()
+        )
+        assert ground, drawing
 
 
 @pytest.mark.parametrize("name", PRESETS)
