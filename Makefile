@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce run-sweep plots report list test test-all check format record mutations attack bench clean
+.PHONY: help reproduce run-sweep plots report list test test-all check format record mutations attack wheels bench clean
 
 help:  ## list the targets
 	@echo "make TARGET [SCALE=smoke|default|full] [EXPERIMENT=name|all] [PYTHON=python3.13]"
@@ -60,6 +60,9 @@ mutations: $(READY)  ## break code and methods on purpose; renew the lists of le
 
 attack: $(READY)  ## kills, damage, two of everything, bad input; renew the table in docs/reliability.md
 	@PYTHONPATH=tests $(RUN) -m attacks
+
+wheels: $(READY)  ## the wheel on every supported Python that is installed; renew the table in docs/install.md
+	@PYTHONPATH=tests $(RUN) -m wheels
 
 bench: $(READY)  ## speed, as ratios in one run, into results/benchmarks.md
 	@$(RUN) -m experiments.benchmarks

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from flax import nnx
+from matplotlib.figure import Figure
 
 import jaxmaml
 from experiments import pipeline, results
-from jaxmaml import federated, identity, models, storage
+from jaxmaml import federated, identity, models, plotting, storage
 from jaxmaml.data import digits, fashion_mnist
 from jaxmaml.data._arrays import area_means
 from jaxmaml.timing import table as markdown
@@ -79,7 +80,7 @@ NAMES = {"digits": "Digits", "fashion_mnist": "Fashion-MNIST"}
 
 
 def run(scale: str = "default") -> pathlib.Path:
-    """Trains what is not on disk yet; writes summary.csv and table.md; returns their folder.
+    """Trains what is not on disk yet; writes summary.csv, table.md and a figure; returns their folder.
 
     Fashion-MNIST is left out, with a line that says why, where its files are not there.
     """
@@ -97,6 +98,7 @@ def run(scale: str = "default") -> pathlib.Path:
         frames.append(summary(values).assign(setting=setting.name))
         storage.write_table(where / "summary.csv", pd.concat(frames, ignore_index=True))
     storage.write(where / "table.md", table(pd.concat(frames, ignore_index=True)).encode())
+    draw(where)
     return where
 
 
@@ -256,6 +258,45 @@ def summary(values: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def draw(where: pathlib.Path) -> None:
+    """accuracy.svg and its PDF, from summary.csv in the same folder."""
+    with plotting.style():
+        drawn = figure(storage.read_table(where / "summary.csv"))
+        plotting.save(drawn, plotting.files(where, "accuracy"))
+
+
+def figure(summary: pd.DataFrame) -> Figure:
+    """Accuracy of clients after fine-tuning, less that of FedAvg on the same seeds, with 95 % intervals.
+
+    Above the line Per-FedAvg is better.
+    """
+    settings = list(dict.fromkeys(summary.setting))
+    drawing, axes = plotting.panels(len(BUDGETS), len(settings), height=2.2, sharex=True, sharey="row")
+    steps = [nu for nu in sorted(summary.steps.unique()) if nu]
+    places = list(itertools.product(KINDS, steps))
+    methods = [name for name in plotting.ordered(summary.method) if name != REFERENCE]
+    for axis, (setting, budget) in zip(axes, itertools.product(settings, BUDGETS), strict=True):
+        part = summary[(summary.setting == setting) & (summary.budget == budget)]
+        by = part.set_index(["method", "clients", "steps"]).sort_index()
+        for j, method in enumerate(methods):
+            rows = by.loc[[(method, *place) for place in places]]
+            middle = 100 * rows.difference
+            ends = [middle - 100 * rows.difference_low, 100 * rows.difference_high - middle]
+            x = np.arange(len(places)) + 0.18 * (j - (len(methods) - 1) / 2)
+            look = plotting.look(method) | {"linestyle": "none", "capsize": 2}
+            axis.errorbar(x, middle, ends, label=f"Per-FedAvg with {plotting.label(method)}", **look)
+        axis.axhline(0, color=plotting.SHADES[1], linewidth=1.0, label="FedAvg, fine-tuned")
+        axis.set_title(f"{NAMES[setting]}, {BUDGETS[budget]}")
+    for axis in axes[:: len(BUDGETS)]:
+        axis.set_ylabel("accuracy - FedAvg's [points]")
+    for axis in axes[-len(BUDGETS) :]:
+        axis.set_xlabel("clients, and steps of fine-tuning [1]")
+        axis.set_xticks(
+            range(len(places)), [f"{kind}\n{nu} step{'' if nu == 1 else 's'}" for kind, nu in places]
+        )
+    return plotting.finish(drawing, "Per-FedAvg against FedAvg on unequal clients, 10 seeds", columns=4)
 
 
 def table(summary: pd.DataFrame) -> str:

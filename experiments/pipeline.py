@@ -100,10 +100,10 @@ def _figure(
     code: dict[str, str],
     draw: Callable[[], "Figure"],
 ) -> None:
-    """Draws figures/<name>.svg and .pdf, where they are not of these tables and this code."""
+    """Draws a figure as SVG and PDF, where these are not of these tables and this code."""
     from jaxmaml import plotting
 
-    files = [where / "figures" / f"{name}.{kind}" for kind in ("svg", "pdf")]
+    files = plotting.files(where / "figures", name)
     read = (storage.read(where / "tables" / f"{table}.csv") for table in tables)
     stamp = storage.digest(*read, identity.summary(code))
     if _done(name, "figure", scale, stamp, files):

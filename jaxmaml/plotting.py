@@ -1,13 +1,29 @@
-"""One style for all figures: a colour-blind safe colour and a marker a method, the same everywhere."""
+"""One art direction for all figures: what a reader has learnt at one of them holds at the next.
+
+| what is drawn | how |
+|---|---|
+| a method | its colour and its marker (COLORS, MARKERS), which are used for nothing else |
+| anything else that is measured | shades without a colour of their own and other markers (SHADES, MARKS) |
+| theory, derived | dashed `--` |
+| theory, as summarised | dotted `:` |
+| theory, exact: a value that is predicted, not a bound | dash-dotted `-.` |
+| theory of one method | these dashes, in the colour of the method; else in INK |
+
+Methods stay apart in greyscale by their markers, theory by its dashes. A line is named beside it where that
+covers no data (`name_line`), else in the legend. Every figure is as wide as a page of text (PAGE), so that
+letters have one size on all of them. The background is white, also on a dark page: there a figure is a white
+card, since colours that can be told apart on both are too few.
+"""
 
 import contextlib
 import io
+import itertools
 import logging
 import pathlib
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -15,8 +31,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox
 
 from jaxmaml import statistics, storage
 
@@ -48,36 +68,97 @@ LABELS = {
     "fo_b_maml": "FO-B-MAML",
     "reptile": "Reptile",
 }
-OTHER = ("#56B4E9", "#E69F00", "#F0E442", "#000000")
-# Line styles: "--" derived, ":" as summarised, "-." exact.
+UNKNOWN, UNKNOWN_MARKER = "#6B4C9A", "*"
+"""of a method that is not named above."""
 
-WIDTH, HEIGHT = 2.9, 3.0
-"""inches, of one panel: a column of a paper."""
+INK = "#333333"
+"""of theory, and of marks that belong to no curve."""
+SHADES = ("#333333", "#8C6D46", "#7D8894", "#B9A27C", "#A9B1B9")
+"""of what is no method, from dark to light: ink, umber, slate, sand, mist."""
+MARKS = ("p", "<", "h", ">", "d")
+"""beside the SHADES."""
+THEORY = {"derived": "--", "as summarised": ":", "exact": "-."}
+
+PAGE = 6.8
+"""inches across, of every figure."""
+HEIGHT = 2.1
+"""inches, of a row of panels; title and legend are added to it."""
+PAD = 0.1
+"""inches, between what is laid out."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
+NAMED = "named at the line"
+"""gid of a line whose label stands beside it."""
+CANDIDATES = 60
+"""points of a line that its name is tried at."""
+NEAR = 3.0
+"""points between a line and its name."""
 
 
 def color(estimator: str) -> str:
-    return COLORS.get(estimator, "#000000")
+    return COLORS.get(estimator, UNKNOWN)
+
+
+def marker(estimator: str) -> str:
+    return MARKERS.get(estimator, UNKNOWN_MARKER)
 
 
 def label(estimator: str) -> str:
     return LABELS.get(estimator, estimator)
 
 
+def look(estimator: str, *, hollow: bool = False) -> dict[str, Any]:
+    """Colour and marker of a method; hollow for a variant of it."""
+    shade = color(estimator)
+    return {
+        "color": shade,
+        "marker": marker(estimator),
+        "markerfacecolor": "white" if hollow else shade,
+        "markeredgecolor": shade,
+    }
+
+
+def neutral(place: int, *, hollow: bool = False) -> dict[str, Any]:
+    """Shade and marker of the place-th quantity that is no method."""
+    shade = SHADES[place % len(SHADES)]
+    return {
+        "color": shade,
+        "marker": MARKS[place % len(MARKS)],
+        "markerfacecolor": "white" if hollow else shade,
+        "markeredgecolor": shade,
+    }
+
+
+def theory(
+    kind: Literal["derived", "as summarised", "exact"], shade: str = INK, *, named: bool = False
+) -> dict[str, Any]:
+    """Dashes and colour of a line of theory; its name beside it, as of `name_line`, or in the legend."""
+    look = {"linestyle": THEORY[kind], "color": shade, "marker": "", "linewidth": 1.1}
+    return look | ({"gid": NAMED} if named else {})
+
+
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     settings: dict[Any, Any] = {
         "figure.dpi": 150,
+        "figure.facecolor": "white",
+        "axes.facecolor": "white",
+        "savefig.facecolor": "white",
+        "savefig.transparent": False,
         "font.size": 8,
         "axes.titlesize": 8.5,
-        "axes.labelsize": 8,
-        "legend.fontsize": 7,
+        "axes.labelsize": 8.5,
+        "legend.fontsize": 8,
         "legend.frameon": False,
+        "legend.handlelength": 2.4,
         "lines.linewidth": 1.2,
-        "lines.markersize": 3.5,
+        "lines.markersize": 4,
+        "lines.markeredgewidth": 0.8,
+        "axes.edgecolor": "0.3",
+        "axes.linewidth": 0.7,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
+        "axes.axisbelow": True,
         "grid.alpha": 0.25,
         "grid.linewidth": 0.5,
         "mathtext.fontset": "dejavusans",
@@ -91,12 +172,21 @@ def style() -> Iterator[None]:
         yield
 
 
-def panels(columns: int, rows: int = 1, *, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
-    """A row-major list of axes."""
-    figure = Figure(figsize=(width * columns, HEIGHT * rows), layout="constrained")
+def panels(
+    columns: int,
+    rows: int = 1,
+    *,
+    width: float | None = None,
+    height: float = HEIGHT,
+    sharex: bool | Literal["none", "all", "row", "col"] = False,
+    sharey: bool | Literal["none", "all", "row", "col"] = False,
+) -> tuple[Figure, list[Axes]]:
+    """A row-major list of axes; width and height in inches, of one panel."""
+    size = (PAGE if width is None else width * columns, height * rows)
+    figure = Figure(figsize=size, layout="constrained")
     # With a canvas, texts are measured by one renderer, which remembers them; without, by a new one each.
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, list(axes.flat)
 
 
@@ -111,8 +201,18 @@ def vanished(axis: Axes, x: Any, y: Any, text: str, **look: Any) -> None:
     edge = axis.get_xaxis_transform()
     most = f"$10^{{{np.ceil(np.log10(max(np.max(y), 1e-16))):.0f}}}$"
     axis.plot(
-        x, np.full(len(x), 0.03), transform=edge, linestyle="none", label=f"{text}, below {most}", **look
+        x,
+        np.full(len(x), 0.03),
+        transform=edge,
+        label=f"{text}, below {most}",
+        **look | {"linestyle": "none"},
     )
+
+
+def name_line(line: Line2D) -> Line2D:
+    """Has `finish` write the label of a line beside it, if it covers nothing there; else in the legend."""
+    line.set_gid(NAMED)
+    return line
 
 
 def fitted(axis: Axes, x: Any, y: Any, of: str = "") -> None:
@@ -124,18 +224,21 @@ def fitted(axis: Axes, x: Any, y: Any, of: str = "") -> None:
     line = 0.7 * middle[1] * (ends / middle[0]) ** fit.mean
     error = "" if fit.n == 2 else rf" $\pm$ {(fit.high - fit.low) / 2:.1g}"
     name = f"fitted slope{' of ' + of + ':' if of else ''} {fit.mean:.3f}{error}"
-    axis.loglog(ends, line, color="0.45", linewidth=0.8, marker="|", markersize=6, label=name)
+    axis.loglog(ends, line, color=SHADES[2], linewidth=0.8, marker="|", markersize=6, label=name)
 
 
-def finish(figure: Figure, title: str, columns: int = 3) -> Figure:
-    """Title, one legend for all panels below them, and axes in decades without labels between.
+def finish(
+    figure: Figure, title: str, columns: int = 3, *, key: Literal["below", "right"] | Axes = "below"
+) -> Figure:
+    """Title, one legend for all panels, names beside lines, and axes in decades without labels between.
 
-    Texts wrap to the room that they have, and the legend takes as many of `columns` as fit in the figure.
+    Args:
+      columns: of the legend below the panels; it takes as many of them as fit in the figure.
+      key: where the legend is: below the panels, right of them, or in the place of a panel without data.
+
+    Texts wrap to the room that they have.
     """
-    handles: dict[str, Artist] = {}
     for axis in figure.axes:
-        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(text, handle)
         for which in (axis.xaxis, axis.yaxis):
             if which.get_scale() == "log":
                 low, high = sorted(np.log10(which.get_view_interval()))
@@ -144,32 +247,196 @@ def finish(figure: Figure, title: str, columns: int = 3) -> Figure:
                     # One label gives no scale.
                     which.set_major_locator(LogLocator(subs=(1, 2, 5)))
                     which.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if isinstance(key, Axes):
+        key.set_visible(False)
     engine = figure.get_layout_engine()
     room = figure.bbox.width
     if engine is not None:
         room -= 2 * engine.get()["w_pad"] * figure.dpi
-    if handles:
-        _legend(figure, handles, columns, room)
-    _wrap(figure.suptitle(title, fontsize=9), room)
-    _wrap_labels(figure)
+    _wrap(figure.suptitle(title, fontsize=9.5), room)
+    named = [line for axis in figure.axes for line in axis.lines if line.get_gid() == NAMED]
+    height, legend = figure.get_figheight(), None
+    while True:
+        if legend is not None:
+            legend.remove()
+        legend = _legend(figure, named, columns, room, key)
+        figure.set_figheight(_height(figure, height, legend, key))
+        _wrap_labels(figure)
+        if legend is not None and isinstance(key, Axes):
+            _into(legend, key)
+        left, texts = _beside(named)
+        if not left:
+            break
+        # What has no place beside its line goes to the legend, which moves the panels.
+        for text in texts:
+            text.remove()
+        named = [line for line in named if line not in left]
     # Laid out now: every file that is drawn of it would do so again, which takes as long as the drawing.
     figure.set_layout_engine("none")
     return figure
 
 
-def _legend(figure: Figure, handles: dict[str, Artist], columns: int, room: float) -> None:
-    """The legend with the most columns that are within `room`; lines are broken where one column is not."""
-    for count in range(columns, 0, -1):
-        legend = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=count)
-        width = legend.get_window_extent().width
-        if width <= room:
-            return
-        if count > 1:
-            legend.remove()
-    texts = legend.get_texts()
-    beside = width - max(text.get_window_extent().width for text in texts)
+def _legend(
+    figure: Figure, named: Sequence[Line2D], columns: int, room: float, key: Literal["below", "right"] | Axes
+) -> Legend | None:
+    """The legend of what is not named at its line; as many columns as have room, lines broken to fit."""
+    elsewhere = {line.get_label() for line in named}
+    handles: dict[str, Artist] = {}
+    for axis in figure.axes:
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
+            if text not in elsewhere:
+                handles.setdefault(text, handle)
+    if not handles:
+        return None
+
+    def legend(place: Any, count: int = 1) -> Legend:
+        return figure.legend(list(handles.values()), list(handles), loc=place, ncols=count)
+
+    if key == "below":
+        for count in range(columns, 0, -1):
+            made = legend("outside lower center", count)
+            if count == 1 or made.get_window_extent().width <= room:
+                break
+            made.remove()
+    elif key == "right":
+        made, room = legend("outside right center"), 0.36 * room
+    else:
+        made, room = legend("center"), key.get_window_extent().width
+        made.set_in_layout(False)
+    texts = made.get_texts()
+    beside = made.get_window_extent().width - max(text.get_window_extent().width for text in texts)
     for text in texts:
         _wrap(text, room - beside)
+    return made
+
+
+def _height(figure: Figure, panels: float, legend: Legend | None, key: str | Axes) -> float:
+    """Inches that panels of this height need with the title above and the legend below or beside them."""
+
+    def inches(part: Any) -> float:
+        return 0.0 if part is None else part.get_window_extent().height / figure.dpi
+
+    below, beside = (inches(legend) if key == where else 0.0 for where in ("below", "right"))
+    return inches(figure._suptitle) + max(panels + below, beside + 2 * PAD)  # type: ignore[attr-defined]
+
+
+def _into(legend: Legend, axis: Axes) -> None:
+    """Moves a legend to the middle of a panel's place."""
+    legend.set_bbox_to_anchor(axis.get_position(), axis.figure.transSubfigure)
+
+
+def _beside(named: Sequence[Line2D]) -> tuple[list[Line2D], list[Text]]:
+    """Writes the names of lines beside them; (those without a place for it, the texts)."""
+    left: list[Line2D] = []
+    texts: list[Text] = []
+    for line in named:
+        axis = line.axes
+        if not isinstance(axis, Axes):
+            continue
+        text = axis.text(
+            0,
+            0,
+            str(line.get_label()),
+            color=line.get_color(),
+            transform=None,
+            fontsize=mpl.rcParams["font.size"],
+        )
+        place = _place(axis, line, text)
+        if place is None:
+            text.remove()
+            left.append(line)
+        else:
+            # In parts of the panel, so that it stays at its place in every size.
+            text.set_transform(axis.transAxes)
+            text.set_position(tuple(axis.transAxes.inverted().transform(place)))
+            texts.append(text)
+    return left, texts
+
+
+def _place(axis: Axes, line: Line2D, text: Text) -> np.ndarray | None:
+    """The lower left corner, in pixels, of a text that touches a line and lies on nothing else."""
+    near = NEAR * _pixels(axis)
+    box = text.get_window_extent()
+    size = np.array([box.width, box.height])
+    inside = axis.get_window_extent()
+    own = _dots(line.get_transform().transform_path(line.get_path()))
+    own = own[np.all((own >= inside.min) & (own <= inside.max), axis=1)]
+    taken = np.concatenate([*_obstacles(axis, line), *(_edges(t) for t in axis.texts if t is not text)])
+    filled = list(_filled(axis))
+    # From the right end on, above and below: there the eye leaves the curve.
+    order = own[np.argsort(-own[:, 0], kind="stable")][:: max(len(own) // CANDIDATES, 1)]
+    sides = np.array(list(itertools.product((-1, 0, -0.5), (1, 0))))
+    # Beside a steep line as well as above or below a flat one.
+    moved = np.where(
+        sides[:, :1] == -0.5, -0.5 * size[0], sides[:, :1] * size[0] + near * (1 + 2 * sides[:, :1])
+    )
+    raised = np.where(sides[:, 1:] == 1, near, -near - size[1])
+    lows = (order[:, None] + np.concatenate([moved, raised], axis=1)).reshape(-1, 2)
+    lows = lows[np.all((lows >= inside.min) & (lows + size <= inside.max), axis=1)]
+    for room in (2 * near, 0.4 * near):
+        for low in lows:
+            if (
+                not _any_within(taken, low - room, low + size + room)
+                and not _any_within(own, low - 0.4 * near, low + size + 0.4 * near)
+                and not any(path.intersects_bbox(Bbox([low, low + size])) for path in filled)
+            ):
+                # The text's own origin is its baseline.
+                return low - box.min
+    return None
+
+
+def _any_within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
+    return bool(np.any(np.all((points > low) & (points < high), axis=1)))
+
+
+def _pixels(axis: Axes) -> float:
+    """Pixels of a point."""
+    return axis.figure.get_dpi() / 72
+
+
+def _obstacles(axis: Axes, named: Line2D) -> Iterator[np.ndarray]:
+    """Dots on everything that is drawn in a panel, in pixels, but for the line that is named."""
+    yield np.empty((0, 2))
+    for line in axis.lines:
+        if line is named:
+            continue
+        if line.get_linestyle() not in ("None", "none", " ", ""):
+            yield _dots(line.get_transform().transform_path(line.get_path()))
+        yield line.get_transform().transform(line.get_xydata())
+    for patch in axis.patches:
+        yield _dots(patch.get_transform().transform_path(patch.get_path()))
+    for collection in axis.collections:
+        yield collection.get_offset_transform().transform(collection.get_offsets())
+        for path in collection.get_paths():
+            yield _dots(collection.get_transform().transform_path(path))
+
+
+def _filled(axis: Axes) -> Iterator[Path]:
+    """Areas, in pixels."""
+    for patch in axis.patches:
+        if patch.get_fill():
+            yield patch.get_transform().transform_path(patch.get_path())
+    for collection in axis.collections:
+        if np.size(collection.get_facecolor()) and len(np.atleast_2d(collection.get_offsets())) <= 1:
+            for path in collection.get_paths():
+                yield collection.get_transform().transform_path(path)
+
+
+def _dots(path: Path) -> np.ndarray:
+    """Points on a path, at most a few pixels apart."""
+    found = [np.empty((0, 2))]
+    for polygon in map(np.asarray, path.cleaned(remove_nans=True).to_polygons(closed_only=False)):
+        steps = np.clip(np.linalg.norm(np.diff(polygon, axis=0), axis=1) / 3, 1, 3000).astype(int)
+        for start, end, count in zip(polygon[:-1], polygon[1:], steps, strict=True):
+            found.append(start + np.linspace(0, 1, count + 1)[:, None] * (end - start))
+    return np.concatenate(found)
+
+
+def _edges(text: Text) -> np.ndarray:
+    """Dots in the box of a text."""
+    box = text.get_window_extent()
+    x, y = np.meshgrid(np.linspace(box.x0, box.x1, 60), np.linspace(box.y0, box.y1, 8))
+    return np.stack([x.ravel(), y.ravel()], axis=1)
 
 
 def _wrap_labels(figure: Figure) -> None:
@@ -215,6 +482,14 @@ def _wrap(text: Text, room: float, whole: str | None = None) -> bool:
         if fits():
             break
     return text.get_text() != before
+
+
+def files(where: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """Of a figure: the SVG, which is committed, and the PDF, in a folder of its own that is not.
+
+    Each folder has the sums of its files: those of the one that is committed name nothing that is missing.
+    """
+    return [where / f"{name}.svg", where / "pdf" / f"{name}.pdf"]
 
 
 def save(figure: Figure, files: Sequence[pathlib.Path]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import jaxmaml
 from experiments import sweep
 from experiments.cells import Sampled
-from jaxmaml import ArcDelta, Episode, InnerLoop, checks, data, hvp, paths, statistics
+from jaxmaml import ArcDelta, Episode, InnerLoop, checks, data, estimators, hvp, paths, statistics
 from jaxmaml.data.images import Images
 from jaxmaml.data.sinusoid import Sinusoid
 from jaxmaml.models import losses
@@ -64,11 +64,13 @@ def refused(call, said):
     assert re.search("allowed: |known: |known, ", str(caught.value))
 
 
+def one_task(name):
+    more = {"delta": 0.1} if name == "hf_maml" else {}
+    return lambda **k: estimators.get(name)(loss, W, EPISODE, **{"alpha": 0.1} | more | k)
+
+
 ESTIMATORS = {
-    "maml": lambda **k: jaxmaml.maml(loss, W, EPISODE, **{"alpha": 0.1} | k),
-    "fo_maml": lambda **k: jaxmaml.fo_maml(loss, W, EPISODE, **{"alpha": 0.1} | k),
-    "maml_same_batch": lambda **k: jaxmaml.maml_same_batch(loss, W, EPISODE, **{"alpha": 0.1} | k),
-    "hf_maml": lambda **k: jaxmaml.hf_maml(loss, W, EPISODE, **{"alpha": 0.1, "delta": 0.1} | k),
+    **{name: one_task(name) for name in estimators.estimators()},
     "meta_gradient": lambda **k: jaxmaml.meta_gradient(jaxmaml.maml, loss, W, EPISODES, **{"alpha": 0.1} | k),
     "meta_value_and_gradient": lambda **k: jaxmaml.meta_value_and_gradient(
         jaxmaml.maml, loss, W, EPISODES, **{"alpha": 0.1} | k

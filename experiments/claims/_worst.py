@@ -121,18 +121,26 @@ FORMULAS = {
 
 
 def drawn(table, bounds, title):
-    """One line a bound, one marker a search."""
-    drawing, (axis,) = plotting.panels(1, width=2 * plotting.WIDTH)
-    drawing.set_size_inches(2 * plotting.WIDTH, 1.3 + 0.22 * len(bounds))
+    """One line a bound, one mark a search; a method's where the bound is one of a method."""
+    drawing, (axis,) = plotting.panels(1, height=0.9 + 0.21 * len(bounds))
     names = [bound.name for bound in bounds]
-    sources = table.name.map({bound.name: (bound.about or {}).get("source", "derived") for bound in bounds})
-    for source, part in table.groupby(sources):
-        face = "k" if source == "derived" else "none"
-        heights = [names.index(name) for name in part.name]
-        axis.plot(part.ratio, heights, "ok", markerfacecolor=face, label=f"share of the bound, {source}")
-    axis.axvline(1.0, color="k", linewidth=1.0, label="attained")
+    sources = {bound.name: (bound.about or {}).get("source", "derived") for bound in bounds}
+    for name, part in table.groupby("name", sort=False):
+        # The longest name: that of MAML ends others.
+        ends = [e for e, shown in plotting.LABELS.items() if name.endswith(shown)]
+        method = max(ends, key=lambda e: len(plotting.label(e)), default=None)
+        stated = sources[name] != "derived"
+        look = plotting.neutral(0, hollow=stated) if method is None else plotting.look(method, hollow=stated)
+        shown = (
+            f"share of the bound, {sources[name]}"
+            if method is None
+            else f"{plotting.label(method)}, {sources[name]}"
+        )
+        heights = np.full(len(part), names.index(name))
+        axis.plot(part.ratio, heights, label=shown, **look | {"linestyle": "none", "markersize": 5})
+    axis.axvline(1.0, label="bound, attained", **plotting.theory("derived"))
     plain = "|".join(map(re.escape, sorted(FORMULAS, key=len, reverse=True)))
     axis.set_yticks(range(len(names)), [re.sub(plain, lambda m: FORMULAS[m[0]], name) for name in names])
     axis.set(xlim=(min(0.0, 1.05 * table.ratio.min()), 1.05 * max(1.0, table.ratio.max())))
-    axis.set(ylim=(len(names) - 0.5, -0.5), xlabel="measured / bound [1]", ylabel="bound [id]")
-    return plotting.finish(drawing, title)
+    axis.set(ylim=(len(names) - 0.5, -0.5), xlabel="tightest found / bound [1]", ylabel="bound [name]")
+    return plotting.finish(drawing, title, columns=4)

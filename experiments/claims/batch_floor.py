@@ -120,26 +120,42 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(2)
+    """Noisy runs on quadratics with one Hessian settle exactly where the closed form says, far below the theorems' floors.
+
+    The level falls like one over the root of the number of tasks, and with the samples of the outer gradient.
+    """
+    drawing, axes = plotting.panels(3, height=2.6, sharey=True)
     curves = table[(table.step > 0) & (table.D_o == 4.0) & (table.B == 20)]
-    late = table[(table.step == -1) & (table.D_o == 4.0)]
+    late = table[table.step == -1]
     for estimator in plotting.ordered(curves.estimator):
-        look = {"color": plotting.color(estimator)}
-        marked = look | {"marker": plotting.MARKERS[estimator], "label": plotting.label(estimator)}
+        name, dots = plotting.label(estimator), plotting.look(estimator) | {"linestyle": "none"}
+        exact = plotting.theory("exact", dots["color"]) | {"label": f"_{name}"}
         part = curves[curves.estimator == estimator]
-        axes[0].loglog(part.step, np.sqrt(part.square), linestyle="none", markersize=2.5, **marked)
-        axes[0].loglog(part.step, np.sqrt(part.exact), "-.", linewidth=0.9, **look)
-        part = late[late.estimator == estimator]
-        middle = np.sqrt(part.square)
-        ends = [middle - np.sqrt(part.low), np.sqrt(part.high) - middle]
-        axes[1].errorbar(part.B, middle, ends, linestyle="none", capsize=2, **marked)
-    axes[0].plot([], [], "-.", color="k", label="exact line")
-    one = late[late.estimator == "maml"].sort_values("B")
-    axes[1].loglog(one.B, np.sqrt(one.exact), "-.", color="0.4", label="MAML, exact")
+        axes[0].loglog(part.step, np.sqrt(part.square), **dots | {"markersize": 2.5}, label=name)
+        axes[0].loglog(part.step, np.sqrt(part.exact), **exact)
+        for axis, column, fixed in ((axes[1], "B", {"D_o": 4.0}), (axes[2], "D_o", {"B": 20})):
+            mine = late[late.estimator == estimator]
+            one = mine[(mine[list(fixed)] == list(fixed.values())).all(axis=1)].sort_values(column)
+            if one[column].nunique() < 2:
+                continue
+            middle = np.sqrt(one.square)
+            ends = [middle - np.sqrt(one.low), np.sqrt(one.high) - middle]
+            axis.errorbar(one[column], middle, ends, capsize=2, label=name, **dots)
+            axis.loglog(one[column], np.sqrt(one.exact), **exact)
+            if estimator == "maml":
+                axis.loglog(
+                    one[column],
+                    one.floor,
+                    **plotting.theory("derived", dots["color"]),
+                    label="MAML's floor, derived",
+                )
+                stated = plotting.theory("as summarised", dots["color"])
+                axis.loglog(one[column], one.floor_summary, **stated, label="MAML's floor, as summarised")
+    one = late[(late.estimator == "maml") & (late.D_o == 4.0)].sort_values("B")
     plotting.fitted(axes[1], one.B, np.sqrt(one.square))
-    axes[1].loglog(one.B, one.floor, "--", color="k", label="MAML floor, derived")
-    axes[1].loglog(one.B, one.floor_summary, ":", color="k", label="MAML floor, as summarised")
-    axes[0].set(title="$B=20$", xlabel="outer step $k$ [1]")
-    axes[0].set_ylabel(r"$(E\|\nabla F(w_k)\|^2)^{1/2}$ [$\varphi/u$]")
-    axes[1].set(title="stationary", xlabel="tasks $B$ [1]")
-    return plotting.finish(drawing, "Quadratics with a shared Hessian: the stochastic floor, exactly")
+    axes[0].plot([], [], **plotting.theory("exact"), label="exact level")
+    axes[0].set(title="a run, 20 tasks a step", xlabel="outer step $k$ [1]")
+    axes[1].set(title="settled, by tasks", xlabel="tasks a step $B$ [1]")
+    axes[2].set(title="settled, by samples", xlabel="outer samples $D_o$ [1]")
+    axes[0].set_ylabel(r"$(E\|\nabla F\|^2)^{1/2}$ [$\varphi/u$]")
+    return plotting.finish(drawing, "One Hessian for all tasks: the level of the noise, exactly")

@@ -185,30 +185,41 @@ def on_truncation(table):
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(2)
+    """The error of a central difference falls with its step until rounding takes over, which single precision does much earlier.
+
+    The bound is attained on the right; the theorem's step lies where truncation rules.
+    """
+    drawing, axes = plotting.panels(2, height=3.0, sharey=True)
     looks = {
-        "float32": {"marker": "s", "color": plotting.OTHER[1], "markerfacecolor": "none"},
-        "float64": {"marker": ".", "color": plotting.OTHER[0], "markersize": 4},
+        "float32": plotting.neutral(1, hollow=True),
+        "float64": plotting.neutral(0) | {"markersize": 2.5},
     }
-    titles = {"cosine": "smooth tasks of family (c)", "kink": r"$f=\rho|x|^3/6$ at 0"}
+    titles = {"cosine": "smooth tasks", "kink": r"$f=\rho|x|^3/6$ at 0"}
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
         part = table[table.function == name]
         for precision, look in looks.items():
             one = part[part.precision == precision]
-            axis.loglog(one.arc, one.error, linestyle="none", label=f"measured, {precision}", **look)
+            axis.loglog(one.arc, one.error, label=f"measured, {precision}", **look | {"linestyle": "none"})
             if name == "cosine":
-                star = {"color": look["color"], "markersize": 8, "markeredgecolor": "k", "zorder": 3}
+                star = {"color": look["color"], "markersize": 10, "markeredgecolor": "white", "zorder": 3}
                 at = one.best_arc.iloc[0]
                 text = f"best step, {precision}, derived"
                 axis.plot(at, np.interp(at, one.arc, one.error), "*", label=text, **star)
         wide = part[part.precision == "float64"]
-        half = r"$\frac{1}{2}\rho\|\delta v\|$, derived"
-        axis.loglog(wide.arc, wide.truncation, "--", color="k", label=half)
+        half = r"bound $\frac{1}{2}\rho\|\delta v\|$, derived"
+        axis.loglog(wide.arc, wide.truncation, **plotting.theory("derived"), label=half)
         if name == "cosine":
             above = wide[wide.closed > 1e-12]
-            axis.loglog(above.arc, above.closed, "-.", color="0.4", label="truncation, exact")
-            step = {"color": "0.6", "label": r"theorem's $\delta$, $\alpha L=\frac{1}{6}$"}
-            axis.axvline(wide.theorem_arc.iloc[0], linewidth=0.8, **step)
-        axis.set(ylim=(1e-12, 1e2), title=title, xlabel=r"step $\|\delta v\|$ [$u$]")
-    axes[0].set_ylabel(r"$\|d-Hv\|\,/\,\|v\|$ [$\varphi/u^2$]")
+            axis.loglog(above.arc, above.closed, **plotting.theory("exact"), label="truncation, exact")
+            step = {"color": plotting.SHADES[3], "linewidth": 1.0}
+            text = r"theorem's step at $\alpha L=\frac{1}{6}$"
+            axis.axvline(wide.theorem_arc.iloc[0], **step, label=text)
+        # Room at the right, where both precisions end.
+        axis.set(
+            ylim=(1e-12, 1e2),
+            title=title,
+            xlabel=r"step $\|\delta v\|$ [$u$]",
+            xlim=(None, 6 * part.arc.max()),
+        )
+    axes[0].set_ylabel(r"error $\|d-Hv\|\,/\,\|v\|$ [$\varphi/u^2$]")
     return plotting.finish(drawing, "Central differences: truncation against rounding")

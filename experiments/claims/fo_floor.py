@@ -216,35 +216,44 @@ def _limit(row, number, name, part, column, what, width, power=1, source="derive
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(2, 2, width=3.6)
-    for axis, (name, title) in zip(axes, VARIED.items(), strict=False):
+    """With exact gradients over all tasks, FO-MAML stalls at a floor that is proportional to the inner rate; MAML does not.
+
+    The floor is also proportional to how far the tasks and how far their Hessians are apart.
+    """
+    drawing, axes = plotting.panels(2, 2)
+    fo = plotting.look("fo_maml") | {"linestyle": "none"}
+    titles = dict(zip(VARIED, ("two quadratics", "nonconvex family", "two tasks with waves"), strict=True))
+    for axis, (name, title) in zip(axes, titles.items(), strict=False):
         part = table[(table.family == name) & (table.task_spread == 1) & (table.hessian_spread == 1)]
-        fo, maml = (part[part.estimator == e].sort_values("alpha") for e in ("fo_maml", "maml"))
-        axis.loglog(fo.alpha, fo.bound_summary, ":", color="k", label="FO theorem, as summarised")
-        axis.loglog(fo.alpha, fo.bound, "--", color="k", label="limit-point bound, derived")
-        axis.loglog(fo.alpha, fo.predicted, "-.", color="0.4", label=r"$\alpha\|$Cov$(H,g)\|$, exact")
-        axis.loglog(fo.alpha, fo.grad_norm, "s", color=plotting.color("fo_maml"), label="FO-MAML")
-        axis.set(
-            ylim=(fo.grad_norm.min() / 10, None), title=title, xlabel=r"inner rate $\alpha$ [$u^2/\varphi$]"
-        )
+        first, maml = (part[part.estimator == e].sort_values("alpha") for e in ("fo_maml", "maml"))
+        for column, kind, text in (
+            ("bound_summary", "as summarised", "floor, as summarised"),
+            ("bound", "derived", "bound on the floor, derived"),
+            ("predicted", "exact", r"$\alpha\|$Cov$(H,g)\|$, exact"),
+        ):
+            axis.loglog(
+                first.alpha, first[column], **plotting.theory(kind, named=axis is axes[0]), label=text
+            )
+        axis.loglog(first.alpha, first.grad_norm, label="FO-MAML", **fo)
+        axis.set(ylim=(first.grad_norm.min() / 10, None), title=title)
+        axis.set_xlabel(r"inner rate $\alpha$ [$u^2/\varphi$]")
         most = largest(table.grad_norm[(table.estimator == "maml") & table.family.isin(VARIED)])
-        plotting.vanished(axis, maml.alpha, most, "MAML", marker="o", color=plotting.color("maml"))
-    for axis in axes[::2]:
+        plotting.vanished(axis, maml.alpha, most, "MAML", **plotting.look("maml"))
+    for axis in axes:
         axis.set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")
     others = table[(table.estimator == "fo_maml") & (table.inverse_lambda.isin([10, 20]))]
-    look = {"color": plotting.color("fo_maml"), "markerfacecolor": "none"}
-    for name, column, marker, text, power in (
-        ("quadratic", "task_spread", "s", "(b), tasks", 1),
-        ("quadratic", "hessian_spread", "D", "(b), Hessians", 1),
-        ("cosine", "task_spread", "^", "(c), both", 2),
+    for name, column, style, text, power in (
+        ("quadratic", "task_spread", "full", "tasks of the quadratics", 1),
+        ("quadratic", "hessian_spread", "none", "Hessians of the quadratics", 1),
+        ("cosine", "task_spread", "left", "both, nonconvex family", 2),
     ):
         part = others[(others.family == name) & (others[column] != 1)].sort_values(column)
         spread, floor = part[column], part.grad_norm
-        axes[3].loglog(spread, floor, marker, label=f"FO-MAML on {text}", **look)
+        look = fo | {"fillstyle": style, "markerfacecolor": fo["color"], "markersize": 4.5}
+        axes[3].loglog(spread, floor, label=f"FO-MAML; apart: {text}", **look)
         line = floor.iloc[0] * (spread / spread.iloc[0]) ** power
-        dashes = {1: (0, (6, 2)), 2: (0, (1, 1))}[power]
-        shown = f"spread to the power {power}, derived"
-        axes[3].loglog(spread, line, linestyle=dashes, color="0.4", linewidth=0.8, label=shown)
-    axes[3].set(title="spreads, at fixed rate", xlabel="spread over its default [1]")
-    title = "Exact gradients, all tasks: FO-MAML stalls at a floor linear in alpha"
+        rate = plotting.theory("derived", plotting.SHADES[2 * power - 2]) | {"linewidth": 0.9}
+        axes[3].loglog(spread, line, **rate, label=f"power {power}, derived")
+    axes[3].set(title="tasks further apart, one rate", xlabel="how far apart, over the default [1]")
+    title = "Exact gradients: FO-MAML stalls at a floor proportional to the inner rate"
     return plotting.finish(drawing, title, columns=3)

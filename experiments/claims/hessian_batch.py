@@ -127,21 +127,21 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    drawing, (axis,) = plotting.panels(1, width=3.6)
+    """The noise that the Hessian's samples add falls like one over their number, as the derived line says it does.
+
+    It is small enough where the theorems ask for it.
+    """
+    drawing, (axis,) = plotting.panels(1, height=2.9)
+    one, derived = table.drop_duplicates("D_h").sort_values("D_h"), plotting.theory("derived", named=True)
+    axis.loglog(one.D_h, one.bound, label=r"$\alpha^2\sigma_H^2/D_h$, derived", **derived)
     for estimator in plotting.ordered(table.estimator):
         part, name = table[table.estimator == estimator], plotting.label(estimator)
-        look = {"color": plotting.color(estimator)}
-        bars = look | {"fmt": plotting.MARKERS[estimator], "capsize": 2}
-        axis.errorbar(part.D_h, part.noise, 5 * part.error, label=name, **bars)
-        star = look | {"markersize": 9, "markeredgecolor": "k"}
-        axis.plot(
-            part.condition.iloc[0],
-            SHARES[estimator],
-            "*",
-            label=f"{name}'s condition, as summarised",
-            **star,
-        )
-    axis.loglog(part.D_h, part.bound, "--", color="k", label=r"$\alpha^2\sigma_H^2/D_h$, derived")
+        # One lies upon the other.
+        size = {"linestyle": "none", "markersize": 8 if estimator == "maml" else 4.5, "capsize": 2}
+        look = plotting.look(estimator, hollow=estimator == "maml")
+        axis.errorbar(part.D_h, part.noise, 5 * part.error, label=name, **look | size)
+        condition = plotting.theory("as summarised", look["color"])
+        axis.axvline(part.condition.iloc[0], label=f"{name} asks for so many, as summarised", **condition)
     axis.set_xlabel("samples of the Hessian $D_h$ [1]")
-    axis.set_ylabel(r"$E\|(\tilde A-A)g\|^2/\|g\|^2$ [1]")
-    return plotting.finish(drawing, "Noise of the Hessian's batch (5 standard errors)", columns=2)
+    axis.set_ylabel(r"$E\|(\tilde A-A)g\|^2/\|g\|^2$ [1], 5 standard errors")
+    return plotting.finish(drawing, "Noise of the Hessian's samples", key="right")

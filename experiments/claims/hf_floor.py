@@ -229,30 +229,39 @@ def _short_arcs(table, name):
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(3)
-    hf, fo = plotting.color("hf_maml"), plotting.color("fo_maml")
+    """With exact gradients over all tasks, HF-MAML with the theorem's step stalls; with a step near rounding it does not.
+
+    For small rates it stalls where FO-MAML does, and the height falls like the square of the step.
+    """
+    drawing, axes = plotting.panels(3, height=2.8)
+    hf, fo = plotting.look("hf_maml"), plotting.color("fo_maml")
     most = largest(table.grad_norm[table.rule == "float_optimal"])
-    hollow = {"color": hf, "markerfacecolor": "none"}
-    for axis, (name, title) in zip(axes, TITLES.items(), strict=False):
+    names = {"cosine": "nonconvex family", "two_cosines": "two tasks"}
+    for axis, (name, title) in zip(axes, names.items(), strict=False):
         part = table[table.family == name].sort_values("alpha")
         one, best = (part[part.rule == rule] for rule in ("theorem", "float_optimal"))
         lam = 1 / one.inverse_lambda
-        axis.loglog(lam, one.grad_norm, "^", color=hf, label="HF-MAML, theorem's $\\delta$")
-        shown = "HF-MAML, float-optimal $\\delta$"
-        plotting.vanished(axis, 1 / best.inverse_lambda, most, shown, marker="v", **hollow)
-        axis.loglog(lam, one.fo_floor, "-.", color=fo, label=r"FO-MAML's floor, exact")
-        axis.loglog(lam, one.limit_bound, "--", color="k", label=r"$\chi\,E\|g_i\|$, derived")
-        axis.loglog(lam, one.predicted, "-.", color="0.4", label=r"$\alpha\|E\,t_i\|$, exact")
+        stalled = hf | {"linestyle": "none", "label": "HF-MAML, theorem's step"}
+        axis.loglog(lam, one.grad_norm, **stalled)
+        shown = "HF-MAML, least-error step"
+        plotting.vanished(axis, 1 / best.inverse_lambda, most, shown, **plotting.look("hf_maml", hollow=True))
+        axis.loglog(lam, one.fo_floor, **plotting.theory("exact", fo), label="FO-MAML's floor, exact")
+        axis.loglog(lam, one.limit_bound, **plotting.theory("derived"), label="bound on the floor, derived")
+        axis.loglog(lam, one.predicted, **plotting.theory("exact"), label="root of the direction, exact")
         axis.set(ylim=(one.grad_norm.min() / 10, None), title=title, xlabel=r"$\alpha L$ [1]")
-    axes[0].set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")
+    for axis in axes:
+        axis.set_ylabel(r"$\|\nabla F\|$ at the end [$\varphi/u$]")
     part = table[table.rule == "repaired"].sort_values("eta")
-    for name, marker in (("cosine", "^"), ("two_cosines", "D")):
+    for name, hollow in (("cosine", False), ("two_cosines", True)):
         one = part[part.family == name]
-        axes[2].loglog(one.eta, one.grad_norm, marker, label=f"HF-MAML, {name}", **hollow)
+        look = plotting.look("hf_maml", hollow=hollow) | {"linestyle": "none"}
+        axes[2].loglog(one.eta, one.grad_norm, label=f"HF-MAML, {names[name]}", **look)
         line = one.grad_norm.iloc[0] * (one.eta / one.eta.iloc[0]) ** 2
-        axes[2].loglog(one.eta, line, "--", color="0.4", linewidth=0.8, label=r"$\propto\eta^2$, derived")
-    axes[2].axvline(ETA, color="0.6", linewidth=0.8, label=r"theorem's $\eta=\frac{1}{6}$")
-    fixed = rf"step $\delta=\eta/(\rho\alpha\|g\|)$, $\alpha L=1/{FIXED_LAMBDA}$"
-    axes[2].set(title=fixed, xlabel=r"$\eta$ [1]")
-    title = "Exact gradients, all tasks: HF-MAML with the theorem's step stalls as well"
-    return plotting.finish(drawing, title)
+        square = plotting.theory("derived", plotting.SHADES[2])
+        axes[2].loglog(one.eta, line, label=r"$\propto\eta^2$, derived", **square)
+    look = {"color": plotting.SHADES[3], "linewidth": 1.0, "label": r"theorem's $\eta=\frac{1}{6}$"}
+    axes[2].axvline(ETA, **look)
+    axes[2].set(
+        title=rf"smaller steps, $\alpha L=1/{FIXED_LAMBDA}$", xlabel=r"$\eta=\rho\alpha\|\delta g\|$ [1]"
+    )
+    return plotting.finish(drawing, "Exact gradients: HF-MAML with the theorem's step stalls", columns=3)

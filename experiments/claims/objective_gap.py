@@ -197,19 +197,27 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(2)
-    titles = {"cosine": "nonconvex family (c)", "logistic pools": "logistic pools (d)"}
+    """The gradient of the objective with a sampled inner step differs by one over the samples, as the integral says it does.
+
+    The bound as summarised falls only like one over their root.
+    """
+    drawing, axes = plotting.panels(2, height=2.7)
+    titles = {"cosine": "nonconvex family", "logistic pools": "logistic regression"}
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
         part = table[table.problem == name]
-        look = {"fmt": "o", "capsize": 2, "color": plotting.color("maml"), "label": "sampled"}
-        axis.errorbar(part.D_test, part.gap, 5 * part.gap_error, **look)
-        axis.loglog(part.D_test, part.bound_summary, ":", color="k", label="bound, as summarised")
-        axis.loglog(part.D_test, part.bound, "--", color="k", label="bound, derived")
+        look = plotting.neutral(0) | {"linestyle": "none", "capsize": 2}
+        for column, kind, text in (
+            ("bound_summary", "as summarised", "bound, as summarised"),
+            ("bound", "derived", "bound, derived"),
+        ):
+            axis.loglog(part.D_test, part[column], label=text, **plotting.theory(kind, named=axis is axes[0]))
         if name == "cosine":
-            axis.loglog(part.D_test, part.gap_expected, "-.", color="0.4", label="integral, exact")
+            exact = plotting.theory("exact") | {"label": "integral, exact"}
+            axis.loglog(part.D_test, part.gap_expected, **exact)
         else:
-            exact = {"color": "0.4", "markersize": 7, "zorder": 1, "label": "enumeration, exact"}
-            axis.plot(part.D_test, part.gap_expected, "D", **exact)
+            large = plotting.neutral(1, hollow=True) | {"linestyle": "none", "markersize": 9}
+            axis.plot(part.D_test, part.gap_expected, label="enumeration, exact", **large)
+        axis.errorbar(part.D_test, part.gap, 5 * part.gap_error, label="measured", **look)
         axis.set(title=title, xlabel="samples of the inner step $D_{test}$ [1]")
-    axes[0].set_ylabel(r"$\|\nabla\hat F-\nabla F\|$ [$\varphi/u$]")
-    return plotting.finish(drawing, "The objective with a stochastic inner step (5 standard errors)")
+        axis.set_ylabel(r"$\|\nabla\hat F-\nabla F\|$ [$\varphi/u$]")
+    return plotting.finish(drawing, "The objective with a sampled inner step (5 standard errors)")

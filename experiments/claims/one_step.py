@@ -291,7 +291,11 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(2)
+    """One noisy step lowers the objective by more than is guaranteed, for every method and wherever it starts.
+
+    Far from where the guarantee vanishes it is about 1.5 to 2 times as much; near it, any ratio occurs.
+    """
+    drawing, axes = plotting.panels(2, height=2.8)
     # Before the data, for margins of these scales.
     axes[0].set_xscale("log")
     axes[0].set_yscale("symlog", linthresh=1e-2)
@@ -299,18 +303,20 @@ def figure(table):
     part = table[table.problem == "cosine"]
     for estimator in plotting.ordered(part.estimator):
         one, name = part[part.estimator == estimator].sort_values("b"), plotting.label(estimator)
-        look = {"color": plotting.color(estimator)}
-        bars = look | {"fmt": plotting.MARKERS[estimator], "markersize": 2.5, "linewidth": 0.7}
+        bars = plotting.look(estimator) | {"linestyle": "none", "markersize": 3, "linewidth": 0.7}
         good = one[one.guaranteed > 0]
         axes[0].errorbar(one.b, one.decrease, 5 * one.error, label=name, **bars)
-        axes[0].plot(good.b, good.guaranteed, "--", label=f"{name}, derived", **look)
+        line = plotting.theory("derived", bars["color"])
+        axes[0].plot(good.b, good.guaranteed, **line, label=f"{name}, guaranteed (derived)")
         ratio, ends = good.decrease / good.guaranteed, 5 * good.error / good.guaranteed
-        axes[1].errorbar(good.b / good.vanishes, ratio, ends, **bars)
-    axes[0].set_ylabel(r"expected decrease of $F$ [$\varphi$]")
-    axes[1].axhline(1.0, linestyle="--", color="k", label="guaranteed decrease, derived")
-    axes[0].set(title="decrease", xlabel=r"$\|\nabla F(w)\|$ [$\varphi/u$]")
-    axes[1].set(
-        ylabel="measured / guaranteed [1]", title="1.5 to 2 far from where it vanishes, any ratio near it"
+        axes[1].errorbar(good.b / good.vanishes, ratio, ends, label=name, **bars)
+    axes[0].set(title="decrease of the objective", xlabel=r"$\|\nabla F(w)\|$ [$\varphi/u$]")
+    axes[0].set_ylabel(r"$F(w)-E[F(w_+)]$ [$\varphi$]")
+    axes[1].axhline(1.0, **plotting.theory("derived", named=True), label="what is guaranteed, derived")
+    far, top = axes[1].get_xlim()[1], 2.0
+    axes[1].fill_between(
+        [4, far], 1.5, top, color=plotting.SHADES[4], alpha=0.45, linewidth=0, label="between 1.5 and 2"
     )
-    axes[1].set_xlabel(r"$\|\nabla F(w)\|$ over where the guarantee is zero [1]")
-    return plotting.finish(drawing, "One noisy step on the nonconvex family (c) (5 standard errors)")
+    axes[1].set(title="the same over its guarantee", ylabel="measured / guaranteed [1]", xlim=(None, far))
+    axes[1].set_xlabel(r"$\|\nabla F(w)\|$ over where the guarantee is 0 [1]")
+    return plotting.finish(drawing, "One noisy step: the objective falls by more than is guaranteed")

@@ -318,32 +318,47 @@ def spread(values):
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(3)
-    linear = table[table.architecture == LINEAR]
-    ends = [linear[linear.d == largest(linear.d)], table[table.architecture != LINEAR]]
-    shown = pd.concat(ends)[lambda t: t.method != FORMED]
+    """An exact Hessian product costs about as much as a difference of gradients, whatever the dimension.
+
+    Forming the Hessian costs as many gradients as there are parameters, and the square of that in memory.
+    """
+    drawing, axes = plotting.panels(2, 2)
+    linear, networks = table[table.architecture == LINEAR], table[table.architecture != LINEAR]
+    shown = pd.concat([linear[linear.d == largest(linear.d)], networks])
+    shown = shown[shown.method != FORMED]
     places = {name: j for j, name in enumerate(shown.architecture.unique())}
-    for j, method in enumerate((*plotting.ordered(ESTIMATORS), FORMED)):
+    methods = [*plotting.ordered(ESTIMATORS), FORMED]
+    for j, method in enumerate(methods):
+        formed = method == FORMED
+        name = "Hessian formed" if formed else plotting.label(method)
+        look = (plotting.neutral(1) if formed else plotting.look(method)) | {"linestyle": "none"}
         part, one = linear[linear.method == method], shown[shown.method == method]
-        shade = plotting.COLORS.get(method, plotting.OTHER[1])
-        look = {"color": shade, "marker": plotting.MARKERS.get(method, "v"), "linestyle": "none"}
-        name = "MAML, Hessian formed" if method == FORMED else plotting.label(method)
         axes[0].loglog(part.d, part.flops / part.gradient_flops, label=name, **look)
-        axes[0].loglog(part.d, part.derived, "--", color=shade, linewidth=0.8)
-        axes[2].loglog(part.d, part.temporary_bytes, **look)
+        line = plotting.theory("derived", look["color"])
+        axes[0].loglog(part.d, part.derived, label=f"_{name}", **line)
+        axes[1].loglog(part.d, part.temporary_bytes, label=name, **look)
+        if formed:
+            continue
         x = one.architecture.map(places).to_numpy(float) + 0.16 * (j - 1.5)
-        axes[1].plot(x, one.derived, "_", color="k", markersize=7)
-        axes[1].plot(x, one.flops / one.gradient_flops, **look)
-        axes[1].plot(x, one.seconds / one.gradient_seconds, **look, markerfacecolor="none")
-    axes[0].plot([], [], "--", color="k", linewidth=0.8, label="derived")
-    axes[1].plot([], [], "_", color="k", markersize=7, label="derived, from products of matrices")
-    axes[1].plot([], [], "o", color="k", markerfacecolor="none", label="seconds (median)")
+        for axis, values in (
+            (axes[2], one.flops / one.gradient_flops),
+            (axes[3], one.seconds / one.gradient_seconds),
+        ):
+            axis.plot(x, values, label=name, **look)
+        count = {"marker": "_", "color": plotting.INK, "markersize": 9, "linestyle": "none"}
+        axes[2].plot(x, one.derived, label="derived from matrix products", **count)
+    axes[0].plot([], [], **plotting.theory("derived"), label="derived")
     dims = np.sort(linear.d[linear.temporary_bytes.notna()].unique())
-    axes[2].loglog(dims, 8 * TASKS * dims**2, "--", color="k", linewidth=0.8)
-    axes[0].set(title=LINEAR, xlabel="dimension $d$ [1]", ylabel="operations [gradients]")
-    axes[1].set(title="one direction", xlabel="architecture [1]", ylabel="operations, seconds [gradients]")
-    axes[1].set_xticks(list(places.values()), [name.split()[0] for name in places])
-    axes[1].set_ylim(0)
-    axes[2].set(title=r"derived: at least $8Bd^2$ formed", xlabel="dimension $d$ [1]")
-    axes[2].set_ylabel("temporaries [bytes]")
-    return plotting.finish(drawing, "Cost of one direction: operations, seconds, memory", columns=4)
+    least = plotting.theory("derived") | {"label": "size of the Hessians, derived"}
+    axes[1].loglog(dims, 8 * TASKS * dims**2, **least)
+    axes[0].set(title="operations, linear scores", ylabel="operations [gradients]")
+    axes[1].set(title="memory, linear scores", ylabel="temporaries [bytes]")
+    axes[2].set(title="operations, by architecture", ylabel="operations [gradients]", ylim=(0, None))
+    axes[3].set(title="time, by architecture", ylabel="median time [gradients]", ylim=(0, None))
+    for axis in axes[:2]:
+        axis.set_xlabel("dimension $d$ [1]")
+    for axis in axes[2:]:
+        axis.set_xlabel("architecture [name]")
+        axis.set_xticks(list(places.values()), [name.split()[0] for name in places])
+        axis.set_xlim(-0.5, len(places) - 0.5)
+    return plotting.finish(drawing, "Cost of one direction: operations, time and memory", columns=4)

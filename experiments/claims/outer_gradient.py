@@ -236,27 +236,35 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(2)
-    edge = {"markeredgecolor": "k", "markeredgewidth": 0.4}
-    for name, shade in zip(
-        ("cosine, d = 1", "cosine, d = 4", "logistic pools"), plotting.OTHER, strict=False
-    ):
-        part, look = table[table.problem == name], {"color": shade} | edge
-        axes[0].errorbar(part.D_in, part.bias, 5 * part.bias_error, fmt="o", capsize=2, label=name, **look)
-        axes[1].semilogx(part.D_in, part.second / part.second_best, "o", **look)
-        axes[1].semilogx(part.D_in, part.second / part.second_1, "x", color=shade)
+    """The bias of the outer gradient falls like one over the inner samples, below a bound that it attains in one dimension.
+
+    Its second moment comes close to the derived bound, and to half of the one as summarised.
+    """
+    drawing, axes = plotting.panels(2, height=2.9)
+    names = {
+        "cosine, d = 1": "nonconvex family, $d=1$",
+        "cosine, d = 4": "nonconvex family, $d=4$",
+        "logistic pools": "logistic regression",
+    }
+    for j, (problem, name) in enumerate(names.items()):
+        part = table[table.problem == problem]
+        dots = plotting.neutral(j) | {"linestyle": "none", "markersize": 5}
+        axes[0].errorbar(part.D_in, part.bias, 5 * part.bias_error, capsize=2, label=name, **dots)
+        axes[1].semilogx(part.D_in, part.second / part.second_best, label=name, **dots)
+        hollow = plotting.neutral(j, hollow=True) | {"linestyle": "none", "markersize": 5}
+        shown = f"{name}, over the bound as summarised"
+        axes[1].semilogx(part.D_in, part.second / part.second_1, label=shown, **hollow)
     one = table[table.problem == "cosine, d = 1"]
     summary = r"$\alpha L\tilde\sigma/\sqrt{D_{in}}$, as summarised"
-    axes[0].loglog(one.D_in, one.bound_summary, ":", color="k", label=summary)
-    derived = r"$\frac{1}{2}\rho\alpha^2\tilde\sigma^2/D_{in}$, derived"
-    axes[0].loglog(one.D_in, one.bound, "--", color="k", label=derived)
+    axes[0].loglog(one.D_in, one.bound_summary, label=summary, **plotting.theory("as summarised", named=True))
+    bound = r"$\frac{1}{2}\rho\alpha^2\tilde\sigma^2/D_{in}$, derived"
+    axes[0].loglog(one.D_in, one.bound, label=bound, **plotting.theory("derived", named=True))
     curved = table[table.problem == "cosine, d = 4"]
-    axes[0].loglog(curved.D_in, curved.bias_expected, "-.", color="0.4", label="d = 4, integral, exact")
-    axes[0].set_ylabel(r"$\|e_i\|$ [$\varphi/u$]")
-    axes[1].semilogx([], [], "ok", label=r"over the bound at the best $\phi$, derived")
-    axes[1].semilogx([], [], "xk", label=r"over the bound at $\phi=1$, as summarised")
-    axes[1].axhline(1.0, linestyle=":", color="k")
-    axes[1].set(ylabel="second moment / bound [1]", ylim=(0, 1.1))
+    exact = plotting.theory("exact", plotting.SHADES[1])
+    axes[0].loglog(curved.D_in, curved.bias_expected, label="integral at $d=4$, exact", **exact)
+    axes[1].axhline(1.0, label="bound, derived", **plotting.theory("derived", named=True))
+    axes[0].set(title="bias", ylabel=r"$\|e_i\|$ [$\varphi/u$]")
+    axes[1].set(title="second moment over its bound", ylabel="second moment / bound [1]", ylim=(0, 1.15))
     for axis in axes:
         axis.set_xlabel("inner samples $D_{in}$ [1]")
-    return plotting.finish(drawing, "The outer gradient of one task (5 standard errors)")
+    return plotting.finish(drawing, "The outer gradient of one task (5 standard errors)", columns=2)

@@ -213,25 +213,32 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(2)
-    shade = plotting.OTHER[0]
+    """The curvature of the objective grows with the distance, as the derived rate says and below the bound.
+
+    Between random points the change of its gradient stays below a fifth of what the bound allows.
+    """
+    drawing, axes = plotting.panels(2, height=2.8)
     boxes, lines = table[table.kind == "pairs"], table[table.kind == "line"]
-    axes[0].loglog(lines.radius, lines.curvature, "s", color=shade, label=r"$\max\|\nabla^2F\|$, measured")
-    axes[0].loglog(lines.radius, lines.expected, "--", color="k", label="rate, derived")
-    axes[0].loglog(boxes.radius, boxes.smoothness, ":", color="k", label="$\\max L(w)$, as summarised")
-    axes[0].set_ylabel(r"curvature [$\varphi/u^2$]")
+    dots = plotting.neutral(0) | {"linestyle": "none"}
+    axes[0].loglog(lines.radius, lines.curvature, label=r"largest $\|\nabla^2F\|$, measured", **dots)
+    axes[0].loglog(
+        lines.radius, lines.expected, label="rate, derived", **plotting.theory("derived", named=True)
+    )
+    bound = plotting.theory("as summarised", named=True)
+    axes[0].loglog(boxes.radius, boxes.smoothness, label="largest $L(w)$, as summarised", **bound)
+    axes[0].set(title="along lines", ylabel=r"curvature [$\varphi/u^2$]")
     size = np.maximum(boxes.descent_high, -boxes.descent_low)
-    change, corollary = r"change of $\nabla F$ over ", "descent corollary, over "
-    for values, marker, face, text in (
-        (boxes.lipschitz, "o", None, change + "$L(w)$"),
-        (boxes.lipschitz_sharp, "o", "none", change + "$L_s(w)$"),
-        (size, "D", None, corollary + "$L(w)$"),
-        (boxes.descent_sharp, "D", "none", corollary + "$L_s(w)$"),
+    change, corollary = r"change of $\nabla F$ over ", "decrease of $F$ over "
+    for values, j, hollow, text in (
+        (boxes.lipschitz, 1, False, change + "$L(w)$, as summarised"),
+        (boxes.lipschitz_sharp, 1, True, change + "$L_s(w)$, derived"),
+        (size, 4, False, corollary + "$L(w)$, as summarised"),
+        (boxes.descent_sharp, 4, True, corollary + "$L_s(w)$, derived"),
     ):
-        look = {"color": shade if marker == "o" else plotting.OTHER[1], "label": text}
-        axes[1].semilogx(boxes.radius, values, marker, markerfacecolor=face or look["color"], **look)
-    axes[1].axhline(1.0, linestyle=":", color="k", label="bound")
-    axes[1].set(ylim=(0, 1.1), ylabel="largest measured / bound [1]")
+        look = plotting.neutral(j, hollow=hollow) | {"linestyle": "none", "markersize": 5}
+        axes[1].semilogx(boxes.radius, values, label=text, **look)
+    axes[1].axhline(1.0, label="bound", **plotting.theory("derived", named=True))
+    axes[1].set(title="between random points", ylim=(0, 1.15), ylabel="largest measured / bound [1]")
     for axis in axes:
         axis.set_xlabel(r"half-width of the box $R$ [$u$]")
-    return plotting.finish(drawing, "The smoothness of F on the nonconvex family (c)")
+    return plotting.finish(drawing, "The smoothness of the objective, nonconvex family", columns=2)

@@ -301,30 +301,35 @@ def lemma(row, part, where, note, **about):
 
 @claim.figure
 def figure(table):
-    drawing, axes = plotting.panels(2)
-    shades = (plotting.OTHER[0], plotting.OTHER[1], "0.6", "#000000")
+    """The mean of the inverse smoothness estimate, and of its square, stays within the derived bounds at every point and batch size.
+
+    The worst law of two kinds of tasks nearly attains them; larger batches bring both to one.
+    """
+    drawing, axes = plotting.panels(2, height=2.8)
     two, wave = (table[table.problem == name] for name in ("two kinds", "cosine"))
     data = table[table.problem.isin(list(_real_data.TITLES))]
-    star = {"markersize": 7, "color": plotting.OTHER[2], "markeredgecolor": "k"}
+    star = {"markersize": 9, "marker": "*", "color": plotting.INK, "linestyle": "none"}
     for axis, name in zip(axes, ("first", "second"), strict=True):
-        axis.plot(1.0, largest(two[name]), "*", label="worst law, $B'=1$, exact", **star)
-        for (_, part), shade in zip(wave.groupby("point"), shades, strict=True):
-            away = f"(c), $w$ at {part.distance.iloc[0]:.2g} $u$ from the mean centre"
-            look = {"color": shade, "linewidth": 0.8, "capsize": 2, "label": away}
-            axis.errorbar(
-                part.factor, part[name], 5 * part[f"{name}_error"], fmt="o", linestyle="none", **look
-            )
-            axis.plot(part.factor, part[f"{name}_expected"], "-.", color=shade, linewidth=0.8)
-        for (problem, part), mark in zip(data.groupby("problem"), "x+", strict=False):
-            title = _real_data.TITLES[problem]
-            axis.plot(part.factor, part[name], mark, color="k", markersize=5, label=f"{title}, random $w$")
-        axis.plot([], [], "-.", color="0.4", label="(c), integrals, exact")
-        axis.set(xscale="log", xlabel="$B'$, $D_\\beta$ over their conditions [1]")
-    axes[0].axhline(0.8, linestyle=":", color="k", label="0.8, as summarised")
-    axes[0].axhline(step_moments.first_moment_upper(), linestyle="--", color="k", label="1.225, derived")
-    axes[1].axhline(3.125, linestyle=":", color="k", label="3.125, as summarised (loose)")
-    axes[1].axhline(step_moments.second_moment_upper(), linestyle="--", color="k", label="1.855, derived")
-    axes[0].set_ylim(0.78, 1.25)
-    axes[0].set_ylabel(r"$L(w)\,E[1/\tilde L(w)]$ [1]")
-    axes[1].set_ylabel(r"$L(w)^2\,E[1/\tilde L(w)^2]$ [1]")
-    return plotting.finish(drawing, "Stochastic step size (5 standard errors)")
+        axis.plot(1.0, largest(two[name]), label="worst law of two kinds of tasks, exact", **star)
+        for j, (_, part) in enumerate(wave.groupby("point")):
+            away = f"nonconvex family, {part.distance.iloc[0]:.2g} $u$ from the tasks' mean centre"
+            look = plotting.neutral(j, hollow=j == 0)
+            dots = look | {"linestyle": "none", "linewidth": 0.8, "capsize": 2}
+            axis.errorbar(part.factor, part[name], 5 * part[f"{name}_error"], label=away, **dots)
+            exact = plotting.theory("exact", look["color"]) | {"linewidth": 0.8}
+            axis.plot(part.factor, part[f"{name}_expected"], label=f"_{away}", **exact)
+        for (problem, part), mark in zip(data.groupby("problem"), ("x", "+"), strict=False):
+            title = f"{_real_data.TITLES[problem]}, three points"
+            # Beside each other: at one batch size their values are close.
+            look = {"linestyle": "none", "color": plotting.SHADES[2], "markersize": 5, "marker": mark}
+            axis.plot(part.factor * (0.85 if mark == "x" else 1.18), part[name], label=title, **look)
+        axis.plot([], [], **plotting.theory("exact"), label="integrals, exact")
+        axis.set(xscale="log", xlabel="batch sizes over their condition [1]")
+    stated, derived = (plotting.theory(kind, named=True) for kind in ("as summarised", "derived"))
+    axes[0].axhline(0.8, **stated, label="0.8, as summarised")
+    axes[0].axhline(step_moments.first_moment_upper(), **derived, label="1.225, derived")
+    axes[1].axhline(3.125, **stated, label="3.125, as summarised")
+    axes[1].axhline(step_moments.second_moment_upper(), **derived, label="1.855, derived")
+    axes[0].set(ylim=(0.74, 1.3), ylabel=r"$L(w)\,E[1/\tilde L(w)]$ [1]", title="mean")
+    axes[1].set(ylim=(0.6, 3.5), ylabel=r"$L(w)^2\,E[1/\tilde L(w)^2]$ [1]", title="mean square")
+    return plotting.finish(drawing, "The stochastic step size: moments of its inverse smoothness", columns=2)

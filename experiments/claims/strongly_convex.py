@@ -82,9 +82,20 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    (drawing, (axis,)), part = plotting.panels(1, width=3.6), table[table.line == "long"]
-    for name, look in zip(part.columns[3:9], ("v", "^", "k--", "k--", "k:", "k:"), strict=True):
-        axis.plot(part.alpha, part[name], look, label=name.replace("_", " "))
-    axis.axvline(part.alpha[part.share == 1].iloc[0], color="0.6", label="largest rate that is allowed")
+    """For strongly convex tasks the curvature of the objective lies between the derived bounds, which are close on both sides.
+
+    Beyond the largest rate that is allowed the objective nearly loses its convexity.
+    """
+    (drawing, (axis,)), part = plotting.panels(1, height=3.0), table[table.line == "long"]
+    for column, j in (("greatest", 0), ("least", 1)):
+        look = plotting.neutral(j) | {"linestyle": "none", "markersize": 6}
+        axis.plot(part.alpha, part[column], label=f"{column} curvature, measured", **look)
+    for column, kind in (("derived", "derived"), ("stated", "as summarised")):
+        for end in ("upper", "lower"):
+            # The lower ones are close to each other.
+            line = plotting.theory(kind, named=end == "upper" or column == "derived")
+            axis.plot(part.alpha, part[f"{column}_{end}"], label=f"{end} bound, {kind}", **line)
+    allowed = {"color": plotting.SHADES[3], "linewidth": 1.0, "label": "largest rate allowed"}
+    axis.axvline(part.alpha[part.share == 1].iloc[0], **allowed)
     axis.set(xscale="log", xlabel=r"inner rate $\alpha$ [$u^2/\varphi$]", ylabel=r"curvature [$\varphi/u^2$]")
-    return plotting.finish(drawing, "Strongly convex tasks: the curvature of F", columns=2)
+    return plotting.finish(drawing, "Strongly convex tasks: the curvature of the objective", key="right")

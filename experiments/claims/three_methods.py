@@ -236,7 +236,7 @@ def figure(table):
             axis.loglog(part.step, part.grad_norm, color=shade, label=name, **look)
             axis.loglog(part.step, part.line, "--", color=shade, label=f"{name}, line, derived")
             if part.stops.iloc[0] > 0:
-                thin = {"linestyle": "--", "linewidth": 0.7, "color": shade}
+                thin = {"linestyle": "-.", "linewidth": 0.9, "color": shade}
                 axis.axhline(part.stops.iloc[0], label=f"{name}, floor, exact", **thin)
         axis.set(title=batches, xlabel="outer steps $k$ [1]")
     axes[0].set_ylim(smallest(table.stops[table.stops > 0]) / 30, 30 * largest(table.start))

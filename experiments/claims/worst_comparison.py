@@ -124,4 +124,8 @@ _worst.declare(claim, BOUNDS, subject, 9 * TASKS, told)
 
 @claim.figure
 def figure(table):
-    return _worst.drawn(table, BOUNDS, "Gradient comparison: tightest matrices found")
+    """The tightest matrices that a search finds attain the bounds by which gradients are compared.
+
+    At a stationary point only the sharper bound is attained.
+    """
+    return _worst.drawn(table, BOUNDS, "Comparison of gradients: tightest matrices found")

@@ -109,4 +109,5 @@ _worst.declare(claim, BOUNDS, subject, search.parameters(TASKS))
 
 @claim.figure
 def figure(table):
-    return _worst.drawn(table, BOUNDS, "Where the biased methods stop: tightest instances found")
+    """The worst tasks that a search finds make FO-MAML and HF-MAML stop exactly as far out as the bounds allow."""
+    return _worst.drawn(table, BOUNDS, "Where FO-MAML and HF-MAML stop: tightest tasks found")

@@ -106,4 +106,5 @@ _worst.declare(claim, BOUNDS, subject, search.parameters(2), _worst.noisy)
 
 @claim.figure
 def figure(table):
-    return _worst.drawn(table, BOUNDS, "A noisy inner step: tightest instances found")
+    """All bounds on what a noisy inner step does are attained by tasks that a search finds: none can be made smaller."""
+    return _worst.drawn(table, BOUNDS, "A noisy inner step: tightest tasks found")

@@ -299,4 +299,8 @@ def rows(table, row):
 
 @claim.figure
 def figure(table):
-    return _worst.drawn(table, BOUNDS, "One step of each theorem: tightest instances found")
+    """The worst tasks that a search finds come most of the way to what each theorem guarantees of one step.
+
+    The coefficients of the noise are loose: their marks are far from 1.
+    """
+    return _worst.drawn(table, BOUNDS, "One step of each theorem: tightest tasks found")

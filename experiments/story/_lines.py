@@ -1,21 +1,29 @@
-"""What the stories share: theory is dashed and named at its line."""
+"""What the stories share: lines of theory by the dashes of `jaxmaml.plotting`, and names at lines."""
 
 from typing import Any
 
 from matplotlib.axes import Axes
 
+from jaxmaml import plotting
+
 Look = dict[str, Any]
-GREY = "0.35"
-THEORY: Look = {"linestyle": (0, (4, 2)), "color": GREY, "linewidth": 0.9, "zorder": 1}
-"""of a line that no single method owns."""
+DERIVED: Look = {"linestyle": "--", "linewidth": 0.9, "zorder": 1}
+SUMMARISED, EXACT = DERIVED | {"linestyle": ":"}, DERIVED | {"linestyle": "-."}
 ABOVE: Look = {"offset": (-5, 3), "ha": "right"}
 BELOW: Look = {"offset": (5, -3), "va": "top"}
 """places of a name beside a line that rises, which it does not meet there."""
-SMALL = 7
+TALL = 2.7
+"""inches of a panel."""
+SMALL = 7.5
 """points: of what is written at a line."""
+
+
+def of(estimator: str) -> Look:
+    """The colour of a method, for what the legend or a text already names."""
+    return {"color": plotting.color(estimator), "label": f"_{plotting.label(estimator)}"}
 
 
 def named(axis: Axes, x: float, y: float, text: str, **look: Any) -> None:
     """A name at the point (x, y) of a line, `offset` points beside it; `look` as of a text."""
-    about: Look = {"color": GREY, "fontsize": SMALL, "xytext": look.pop("offset", (0, 0))} | look
+    about: Look = {"color": plotting.INK, "fontsize": SMALL, "xytext": look.pop("offset", (0, 0))} | look
     axis.annotate(text, (x, y), textcoords="offset points", **about)

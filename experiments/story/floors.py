@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.judging import smallest
-from experiments.story._lines import ABOVE, BELOW, THEORY, Look, named
+from experiments.story._lines import ABOVE, BELOW, DERIVED, EXACT, SUMMARISED, TALL, Look, named, of
 from jaxmaml import plotting
 
 TITLE = "Where each method stops: FO-MAML and HF-MAML have a floor, MAML has none"
@@ -20,6 +20,7 @@ FIXED = 20
 ETA = 1 / 6
 """of the theorem."""
 FAMILIES = {"cosine": "nonconvex family", "two_cosines": "two tasks"}
+STATED = r"theorem's $\eta=\frac{1}{6}$"
 END = r"$\|\nabla F\|$ at the end [$\varphi/u$]"
 
 
@@ -27,7 +28,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """FO-MAML stops at a gradient norm in proportion to alpha, HF-MAML at small alpha stops at the same,
     and MAML goes down to rounding. HF-MAML's floor falls like the square of its step eta but not with more
     tasks B, so that from about B = 9000 on its theorem promises an accuracy that it does not reach."""
-    drawing, axes = plotting.panels(2, 2)
+    drawing, axes = plotting.panels(2, 2, height=TALL)
     axes[3].sharey(axes[2])
     for axis in axes[:2]:
         drawing.delaxes(axis)
@@ -41,11 +42,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def _marks(estimator: str, **more: Any) -> Look:
-    return {"color": plotting.color(estimator), "marker": plotting.MARKERS[estimator]} | more
-
-
-def _theory(estimator: str) -> Look:
-    return THEORY | {"color": plotting.color(estimator)}
+    return of(estimator) | {"marker": plotting.MARKERS[estimator]} | more
 
 
 def _against_alpha(axis: Axes, fo_floor: pd.DataFrame, hf_floor: pd.DataFrame) -> None:
@@ -56,20 +53,23 @@ def _against_alpha(axis: Axes, fo_floor: pd.DataFrame, hf_floor: pd.DataFrame) -
     one = one[np.isclose(one.alpha_L_sigma * one.inverse_lambda, sigma)]
     fo, maml = (one[one.estimator == e].sort_values("alpha") for e in ("fo_maml", "maml"))
     if len(maml):
-        plotting.vanished(axis, 1 / maml.inverse_lambda, maml.grad_norm, "MAML", **_marks("maml"))
+        plotting.vanished(
+            axis, 1 / maml.inverse_lambda, maml.grad_norm, "MAML", marker="o", color=plotting.color("maml")
+        )
     for part, estimator in ((fo, "fo_maml"), (hf, "hf_maml")):
         axis.loglog(
             1 / part.inverse_lambda,
             part.grad_norm,
             **_marks(estimator, linestyle="none", label=plotting.label(estimator)),
         )
-    for part, column, estimator, text, at, place in (
-        (fo, "bound_summary", "fo_maml", "FO-MAML, theorem", 5, ABOVE),
-        (fo, "bound", "fo_maml", "FO-MAML, derived", 2, BELOW),
-        (hf, "limit_bound", "hf_maml", "HF-MAML, derived", 3, ABOVE),
-        (fo, "predicted", "fo_maml", r"FO-MAML, exact: $\alpha\|\mathrm{Cov}_i(H_i,g_i)\|$", 2, BELOW),
+    for part, column, dashes, text, at, place in (
+        (fo, "bound_summary", SUMMARISED, "FO-MAML, theorem", 5, ABOVE),
+        (fo, "bound", DERIVED, "FO-MAML, derived", 2, BELOW),
+        (hf, "limit_bound", DERIVED, "HF-MAML, derived", 3, ABOVE),
+        (fo, "predicted", EXACT, r"FO-MAML, exact: $\alpha\|\mathrm{Cov}_i(H_i,g_i)\|$", 2, BELOW),
     ):
-        axis.loglog(1 / part.inverse_lambda, part[column], **_theory(estimator))
+        estimator = "fo_maml" if part is fo else "hf_maml"
+        axis.loglog(1 / part.inverse_lambda, part[column], **dashes | of(estimator))
         for row in part[at : at + 1].itertuples():
             shade = plotting.color(estimator)
             named(axis, 1 / row.inverse_lambda, getattr(row, column), text, color=shade, **place)
@@ -93,11 +93,11 @@ def _against_eta(axis: Axes, hf_floor: pd.DataFrame) -> None:
         one = part[part.family == name].sort_values("eta")
         axis.loglog(one.eta, one.grad_norm, **_marks("hf_maml", linestyle="none", markerfacecolor=face))
         line = one.grad_norm.iloc[0] * (one.eta / one.eta.iloc[0]) ** 2
-        axis.loglog(one.eta, line, **_theory("hf_maml"))
+        axis.loglog(one.eta, line, **DERIVED | of("hf_maml"))
         middle = one.iloc[min(at, len(one) - 1)]
         named(axis, middle.eta, middle.grad_norm, FAMILIES[name] + r", $\propto\eta^2$", color=shade, **place)
-    axis.axvline(ETA, **THEORY)
-    named(axis, ETA, axis.get_ylim()[0], r"theorem's $\eta=\frac{1}{6}$", offset=(-4, 12), ha="right")
+    axis.axvline(ETA, color=plotting.INK, label=f"_{STATED}", **SUMMARISED)
+    named(axis, ETA, axis.get_ylim()[0], STATED, offset=(-4, 12), ha="right")
     axis.set(title=rf"HF-MAML by its step, $\alpha L=1/{FIXED}$", ylabel=END)
     axis.set_xlabel(r"$\eta$ of the difference $\delta=\eta/(\rho\alpha\|g\|)$ [1]")
 
@@ -121,7 +121,7 @@ def _against_tasks(axis: Axes, hf_blind: pd.DataFrame) -> None:
         }
         named(axis, float(first.B), first.grad_norm, text, **side)
     stated = runs[(runs.rule == "theorem") & (runs.begin == "root")]
-    axis.loglog(stated.B.astype(float), stated.floor_summary, **_theory("hf_maml"))
+    axis.loglog(stated.B.astype(float), stated.floor_summary, **SUMMARISED | of("hf_maml"))
     first = stated.iloc[1]
     named(
         axis,
@@ -132,6 +132,6 @@ def _against_tasks(axis: Axes, hf_blind: pd.DataFrame) -> None:
         offset=(4, 2),
     )
     floor = stated.predicted.iloc[0]
-    axis.axhline(floor, **_theory("hf_maml"))
+    axis.axhline(floor, **EXACT | of("hf_maml"))
     named(axis, float(stated.B.iloc[0]), floor, "exact floor", color=plotting.color("hf_maml"), offset=(0, 5))
     axis.set(xlabel="tasks $B$ of a step, drawn from two [1]", title="HF-MAML by its number of tasks")

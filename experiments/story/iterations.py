@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.judging import largest, smallest
-from experiments.story._lines import THEORY, named
+from experiments.story._lines import DERIVED, TALL, named, of
 from jaxmaml import plotting
 
 TITLE = (
@@ -23,6 +23,7 @@ TITLES = {
 }
 MARKS = 7
 """of each curve."""
+ENDED = "from here on $N$ of\nFO-MAML and HF-MAML\nis infinite"
 N = r"$N(\varepsilon)$"
 
 
@@ -36,17 +37,17 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     accuracy, while those of FO-MAML and HF-MAML end at the floors of their theorems."""
     table = tables["iteration_count"]
     shown = [name for name in TITLES if (table.family == name).any()]
-    drawing, axes = plotting.panels(2, 2)
+    drawing, axes = plotting.panels(2, 2, height=TALL)
     for axis, name in zip(axes, shown, strict=False):
         part = table[table.family == name]
         _counts(axis, part[part.width == largest(part.width)])
         axis.set_title(TITLES[name])
     for axis in axes[len(shown) :]:
         drawing.delaxes(axis)
-    for axis in axes[2 : len(shown)]:
+    for axis in axes[: len(shown)]:
         # Finer to the right: both axes grow with the effort, and the order 1 / epsilon^2 is a slope of 2.
         axis.set_xlabel(r"accuracy $\|\nabla F(w_0)\|/\varepsilon$ [1]")
-    for axis in axes[: len(shown) : 2]:
+
         axis.set_ylabel(r"steps until $\|\nabla F\|\leq\varepsilon$ [1]")
     return plotting.finish(drawing, TITLE)
 
@@ -60,21 +61,14 @@ def _counts(axis: Axes, table: pd.DataFrame) -> None:
         marks = sorted(set(np.linspace(0, len(part) - 1, MARKS).round().astype(int)))
         look = {"color": shade, "marker": plotting.MARKERS[estimator], "markevery": marks}
         axis.loglog(part.finer, part.step, label=plotting.label(estimator), **look)
-        axis.loglog(line.finer, line.line, **THEORY | {"color": shade})
+        axis.loglog(line.finer, line.line, **DERIVED | of(estimator))
         if part.end.iloc[0] > finest:
             last = line.iloc[-1]
-            named(axis, last.finer, last.line, N, color=shade, offset=(3, -2))
+            named(axis, last.finer, last.line, N, offset=(3, -2))
         else:
-            axis.axvline(part.end.iloc[0], **THEORY)
+            axis.axvline(part.end.iloc[0], color=plotting.INK, label=f"_{ENDED}", **DERIVED)
     ended = table[table.end < finest]
     if len(ended):
-        who = " and ".join(plotting.label(e) for e in plotting.ordered(ended.estimator))
-        named(
-            axis,
-            largest(ended.end),
-            smallest(table.step),
-            f"$N$ of {who}\nis infinite from here",
-            offset=(4, 6),
-        )
+        named(axis, largest(ended.end), smallest(table.step), ENDED, offset=(4, 6))
     low, high = np.log10(smallest(table.step)), np.log10(largest(table.line[np.isfinite(table.line)]))
     axis.set(xlim=(0.95, finest**ROOM), ylim=10.0 ** np.array([np.floor(low), np.ceil(high)]))

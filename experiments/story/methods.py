@@ -6,9 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.claims.three_methods import EXACT, NOISY
+from experiments.claims import three_methods
 from experiments.judging import largest, smallest
-from experiments.story._lines import THEORY, Look, named
+from experiments.story._lines import DERIVED, EXACT, TALL, Look, named, of
 from jaxmaml import plotting
 
 TITLE = "One rate, one start: MAML goes on, FO-MAML and HF-MAML stop at their floors"
@@ -24,8 +24,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     and that the noise of 20 tasks a step hides; all stay below the dashed lines of their theorems. Counted
     in gradients FO-MAML is first at its floor, in time MAML is as quick, and HF-MAML comes last."""
     table = tables["three_methods"]
-    exact, noisy = (table[table.batches == batches] for batches in (EXACT, NOISY))
-    drawing, axes = plotting.panels(2, 2)
+    exact, noisy = (table[table.batches == batches] for batches in (three_methods.EXACT, three_methods.NOISY))
+    drawing, axes = plotting.panels(2, 2, height=TALL)
     for axis in axes[1:]:
         axis.sharey(axes[0])
     axes[1].sharex(axes[0])
@@ -63,20 +63,20 @@ def _curves(axis: Axes, x: pd.Series, table: pd.DataFrame) -> None:
         axis.plot(at, part.grad_norm, label=plotting.label(estimator), **look)
         error = 2 * part.grad_norm_error
         axis.fill_between(
-            at, part.grad_norm - error, part.grad_norm + error, color=shade, alpha=0.3, linewidth=0
+            at, part.grad_norm - error, part.grad_norm + error, alpha=0.3, linewidth=0, **of(estimator)
         )
 
 
 def _theory(axis: Axes, table: pd.DataFrame) -> None:
     """The theorems' lines and, at the right, their floors; the floors where exact runs stop."""
     for estimator, part in _methods(table):
-        look = THEORY | {"color": plotting.color(estimator)}
+        look = DERIVED | of(estimator)
         axis.plot(part.step, part.line, **look)
         last = part.iloc[-1]
         if last.floor > 0:
             axis.plot([last.step, 4 * last.step], [last.floor] * 2, **look)
         if last.stops > 0:
-            axis.axhline(last.stops, **look)
+            axis.axhline(last.stops, **EXACT | of(estimator))
             place: Look = {"offset": (3, 3)} if estimator == "fo_maml" else {"offset": (3, -3), "va": "top"}
             name = f"{plotting.label(estimator)}'s floor, exact"
             named(axis, 1.0, last.stops, name, color=plotting.color(estimator), **place)

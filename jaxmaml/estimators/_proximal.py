@@ -15,12 +15,13 @@ from jaxmaml import tree
 from jaxmaml._inner_gradient import inner_gradient
 from jaxmaml.checks import check_positive
 from jaxmaml.hvp import none
-from jaxmaml.inner import InnerLoop, descend, is_optax, repeat, update
+from jaxmaml.inner import InnerLoop, check_inner, descend, is_optax, repeat, update
 from jaxmaml.types import Loss, PyTree, Scalar
 
 
 def check(alpha: PyTree, lam: Scalar | None, inner: InnerLoop, learn_alpha: bool) -> None:
     """One inner problem, whose strength is known."""
+    check_inner(inner)
     if inner.batch_per_step:
         raise ValueError(
             "inner.batch_per_step = True with a proximal inner problem; allowed: False, it has one batch"

@@ -17,10 +17,9 @@ from jaxmaml.training.outer import State, TrainingProblem
 from jaxmaml.training.presets import Preset
 from jaxmaml.types import PyTree
 
-SHADES = ("0.6", "#0072B2", "#D55E00", "#009E73")
-"""by number of inner steps: none in grey, then colours that stay apart for the colour-blind."""
-DASHES = (":", "-", "--", "-.")
 TASKS = 3
+CLASSES = 5
+"""of a task that support images are shown of."""
 QUERIES = 4
 """images of a task that predictions are shown of."""
 FEW = 12
@@ -36,32 +35,43 @@ def draw(where: pathlib.Path, preset: Preset, problem: TrainingProblem, state: S
             ("learning_curve", learning_curve(preset, problem.unit, curve)),
             ("gallery", gallery(preset, problem, state)),
         ):
-            plotting.save(figure, [where / f"{name}.{kind}" for kind in ("svg", "pdf")])
+            plotting.save(figure, plotting.files(where, name))
             made.append(where / f"{name}.svg")
     return made
 
 
 def learning_curve(preset: Preset, unit: str, curve: pd.DataFrame) -> Figure:
-    """Loss and measure on the test episodes against outer steps, by number of inner steps."""
+    """Loss and accuracy, or error, on test tasks during training, before adaptation and after inner steps.
+
+    Bands are 95 % intervals of the mean over the episodes.
+    """
     chance = unit == "accuracy"
     # The measure of a regression is its loss.
-    figure, axes = plotting.panels(2 if chance else 1, width=plotting.WIDTH * (1 if chance else 1.6))
+    figure, axes = plotting.panels(2 if chance else 1, height=2.7)
     for j, (steps, rows) in enumerate(curve.groupby("inner_steps")):
-        look: dict[str, Any] = {"color": SHADES[j % 4], "linestyle": DASHES[j % 4]}
-        look["marker"] = "o" if len(rows) <= FEW else ""
+        look, name = _look(j), steps_text(steps, preset)
+        look["markevery"] = max(len(rows) // FEW, 1)
         if chance:
-            axes[0].plot(rows.step, rows.loss, **look)
-        axes[-1].plot(rows.step, rows.value, label=steps_text(steps, preset), **look)
-        axes[-1].fill_between(rows.step, rows.low, rows.high, alpha=0.2, linewidth=0, color=look["color"])
+            axes[0].plot(rows.step, rows.loss, label=name, **look)
+        axes[-1].plot(rows.step, rows.value, label=name, **look)
+        band = {"alpha": 0.2, "linewidth": 0, "color": look["color"], "label": f"_{name}"}
+        axes[-1].fill_between(rows.step, rows.low, rows.high, **band)
+    for axis in axes:
+        axis.set_xlabel("outer steps [1]")
     if chance:
-        axes[0].set(xlabel="outer steps", ylabel="query loss (nats)")
-        axes[1].set(xlabel="outer steps", ylabel="query accuracy", ylim=(0, 1.02))
-        axes[1].axhline(1 / preset.data.ways, color="0.4", linewidth=0.8, label="chance")
+        axes[0].set_ylabel("query loss [nats]")
+        axes[1].set(ylabel="query accuracy [1]", ylim=(0, 1.02))
+        axes[1].axhline(1 / preset.data.ways, **plotting.theory("exact"), label="chance, exact")
     else:
-        axes[0].set(xlabel="outer steps", ylabel=f"query {unit} (squared units of y)", yscale="log")
+        axes[0].set(ylabel=f"query {unit} [squared units of y]", yscale="log")
     n = int(curve.n.iloc[-1])
     title = f"{title_of(preset)}\n{n} fixed test episodes, bands are 95 % intervals of the mean"
     return plotting.finish(figure, title, columns=4)
+
+
+def _look(place: int) -> dict[str, Any]:
+    """Of the place-th number of inner steps: none is hollow."""
+    return plotting.neutral(place, hollow=place == 0)
 
 
 def title_of(preset: Preset) -> str:
@@ -77,7 +87,7 @@ def title_of(preset: Preset) -> str:
 
 
 def gallery(preset: Preset, problem: TrainingProblem, state: State) -> Figure:
-    """Predictions on the first test episodes, before and after adaptation."""
+    """Predictions on the first test tasks, before and after adaptation to a few of their samples."""
     key = jax.random.key(preset.evaluation.seed)
     if preset.data.name == "sinusoid":
         return _waves(preset, problem, state, key)
@@ -86,32 +96,31 @@ def gallery(preset: Preset, problem: TrainingProblem, state: State) -> Figure:
 
 def _waves(preset: Preset, problem: TrainingProblem, state: State, key: jax.Array) -> Figure:
     tasks = min(TASKS, preset.evaluation.episodes)
-    figure, axes = plotting.panels(tasks, width=1.9)
-    figure.set_figheight(2.7)
+    figure, axes = plotting.panels(tasks, height=2.3, sharey=True)
     episodes = problem.test.episodes(key, preset.evaluation.episodes)
     waves = problem.test.waves(key, preset.evaluation.episodes)  # type: ignore[attr-defined]
     x = jnp.linspace(-5, 5, 201)[:, None]
     for task, axis in enumerate(axes):
         support = jax.tree.map(lambda a, t=task: a[t], episodes.inner)
         wave = jax.tree.map(lambda a, t=task: a[t], waves)
-        axis.plot(x[:, 0], wave(x)[:, 0], color="#000000", linewidth=0.8, label="the task")
+        axis.plot(x[:, 0], wave(x)[:, 0], label="the task, exact", **plotting.theory("exact"))
         for j, (steps, w) in enumerate(_adapted(preset, problem, state, support).items()):
-            look: dict[str, Any] = {"color": SHADES[j % 4], "linestyle": DASHES[j % 4]}
-            axis.plot(x[:, 0], problem.apply(w, x)[:, 0], label=steps_text(steps, preset), **look)
-        axis.plot(support[0][:, 0], support[1][:, 0], "v", color="#CC79A7", label="support")
-        axis.set(xlabel="x", title=f"test task {task + 1}")
-    axes[0].set_ylabel("y")
+            curve = _look(j) | {"markevery": 25}
+            axis.plot(x[:, 0], problem.apply(w, x)[:, 0], label=steps_text(steps, preset), **curve)
+        given: dict[str, Any] = {"color": plotting.INK, "marker": "x", "markersize": 6, "linestyle": "none"}
+        axis.plot(support[0][:, 0], support[1][:, 0], label="support", **given)
+        axis.set(xlabel="x [units of x]", title=f"test task {task + 1}")
+    axes[0].set_ylabel("y [units of y]")
     return plotting.finish(figure, f"{title_of(preset)}: predictions", columns=3)
 
 
 def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Array) -> Figure:
     """A row a task: one support image of each class, then query images; under each what is predicted."""
-    ways = preset.data.ways
+    ways = min(preset.data.ways, CLASSES)
     shown = min(QUERIES, ways * (preset.evaluation.query or preset.data.query))
     tasks = min(TASKS, preset.evaluation.episodes)
     counts = problems.recipe(preset).counts
-    figure, axes = plotting.panels(ways + 1 + shown, tasks, width=0.62)
-    figure.set_figheight((0.85 + 0.15 * len(counts)) * tasks + 0.75)
+    figure, axes = plotting.panels(ways + 1 + shown, tasks, height=1.05 + 0.16 * len(counts))
     episodes = problem.test.episodes(key, preset.evaluation.episodes)
     rng = np.random.default_rng(0)
     for task in range(tasks):
@@ -132,7 +141,7 @@ def _images(preset: Preset, problem: TrainingProblem, state: State, key: jax.Arr
             right = predicted == query[1]
             _below(row[ways], line, f"{steps}: {100 * np.mean(right):.0f} %", "0.2")
             for axis, j in zip(row[ways + 1 :], chosen, strict=True):
-                color = "#0072B2" if right[j] else "#D55E00"
+                color = plotting.INK if right[j] else plotting.SHADES[1]
                 _below(axis, line, f"{predicted[j] + 1}", color, bold=not right[j])
     title = (
         f"{title_of(preset)}\nA row a test task: a support image of each class, then query images with the "

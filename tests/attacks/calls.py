@@ -13,7 +13,7 @@ import test_bad_input as tables
 
 import jaxmaml
 from experiments import sweep
-from jaxmaml import checks, hvp, models
+from jaxmaml import checks, federated, fewshot, hvp, models
 from jaxmaml.data.images import Images
 from jaxmaml.data.sinusoid import Sinusoid
 
@@ -30,6 +30,18 @@ BAD_EPISODE = (
 )
 BAD_EPISODES = (None, 1, "x", (tables.BATCH,) * 3, jax.tree.map(lambda x: x[:0], tables.EPISODES))
 BAD_MASK = (0, 1.0, "x", None, {}, False, [False], {"body": 1})
+POINTS, LABELS = np.linspace(0, 1, 12)[:, None], np.repeat([3, 5, 8], 4)
+CLIENTS = {"ann": (POINTS[:5], POINTS[:5, 0]), "bob": (POINTS[5:], POINTS[5:, 0])}
+BAD_LABELS = (None, 1, "x", LABELS[:5], np.zeros((0,), int), np.zeros(12, int), LABELS + 1j)
+BAD_CLIENTS = (
+    None,
+    1,
+    "x",
+    {},
+    {"ann": POINTS},
+    {"ann": (POINTS, POINTS[:3, 0])},
+    {"ann": (POINTS[:0],) * 2},
+)
 BAD_TYPE = ("int32", "complex64", bool)
 
 
@@ -88,6 +100,12 @@ def many_tasks(name: str) -> Called:
     return Called(given(getattr(jaxmaml, name), **good), bad)
 
 
+def proximal(name: str) -> Called:
+    """As one_task; with lam, alpha is the rate of the solver."""
+    call, bad = one_task(name)
+    return Called(call, {**bad, "lam": without(tables.BAD_POSITIVE, type(None))})
+
+
 def adapting(name: str) -> Called:
     good = {"loss": tables.loss, "params": tables.W, "batch": tables.BATCH, "alpha": 0.1}
     bad = {
@@ -118,6 +136,30 @@ def images(tasks: Any = 1, **k: Any) -> object:
     )
 
 
+def of_classes(**k: Any) -> object:
+    good = {"x": POINTS, "y": LABELS, "ways": 2, "support": 1, "query": 1}
+    return fewshot.from_arrays(**(good | k))
+
+
+def of_clients(**k: Any) -> object:
+    return fewshot.from_tasks(**({"tasks": CLIENTS, "support": 1, "query": 1} | k))
+
+
+def fitted(**k: Any) -> object:
+    good = {"loss": labelled_loss, "params": jnp.zeros(1), "tasks": of_clients(), "alpha": 0.1, "steps": 1}
+    return jaxmaml.fit(**(good | {"quiet": True} | k))
+
+
+def per_fedavg(**k: Any) -> object:
+    good = {"loss": labelled_loss, "params": jnp.zeros(1), "clients": CLIENTS, "alpha": 0.1, "beta": 0.1}
+    good |= {"rounds": 1, "batch_sizes": (1, 1, 1), "key": KEY}
+    return federated.per_fedavg(**(good | k))
+
+
+def labelled_loss(w: Any, batch: Any) -> jax.Array:
+    return jnp.mean(jnp.square(batch[0] @ w - batch[1]))
+
+
 def network(**k: Any) -> object:
     from flax import nnx
 
@@ -128,9 +170,40 @@ def network(**k: Any) -> object:
 def calls() -> dict[str, Called]:
     """Every function that is tried, by its name."""
     numbers = without(tables.BAD_NONNEGATIVE, type(None), list)  # a list is a pytree of rates
-    sizes = ("ways", "support", "hessian", "query", "tasks")
+    sizes: tuple[str, ...] = ("ways", "support", "hessian", "query", "tasks")
     return {
         **{name: one_task(name) for name in ("maml", "fo_maml", "maml_same_batch", "hf_maml")},
+        **{name: proximal(name) for name in ("imaml", "fo_b_maml")},
+        "reptile": one_task("reptile"),
+        "from_arrays": Called(
+            of_classes,
+            same((*sizes[:2], "query"), tables.BAD_COUNT)
+            | same(("hessian", "min_samples"), without(tables.BAD_COUNT, type(None)))
+            | {"x": (None, 1, "x", NO_SAMPLES, POINTS[:5]), "y": BAD_LABELS}
+            | {"class_weights": tables.BAD_WEIGHTS, "sample_weights": tables.BAD_WEIGHTS},
+        ),
+        "from_tasks": Called(
+            of_clients,
+            same(("support", "query"), tables.BAD_COUNT)
+            | same(("hessian", "min_samples"), without(tables.BAD_COUNT, type(None)))
+            | {"tasks": BAD_CLIENTS, "task_weights": (*tables.BAD_WEIGHTS[:-1], np.ones(3))},
+        ),
+        "fit": Called(
+            fitted,
+            same(("steps", "tasks_per_step", "episodes", "every"), tables.BAD_COUNT)
+            | same(("seed", "evaluation_seed"), tables.BAD_SEED)
+            | {"alpha": tables.BAD_RATE, "inner": tables.BAD_LOOP, "params": BAD_PARAMS}
+            | {"loss": tables.BAD_FUNCTION, "tasks": (None, 1, "x", CLIENTS)},
+        ),
+        "per_fedavg": Called(
+            per_fedavg,
+            same(("rounds", "local_steps"), tables.BAD_COUNT)
+            | same(("sampled", "every", "client_chunk"), without(tables.BAD_COUNT, type(None)))
+            | {"alpha": tables.BAD_RATE, "beta": tables.BAD_RATE, "params": BAD_PARAMS}
+            | {"loss": tables.BAD_FUNCTION, "clients": BAD_CLIENTS, "inner": tables.BAD_LOOP}
+            | {"batch_sizes": (None, 1, (1, 1), (0, 1, 1), (1, 1, -1), (1, 1, 99))}
+            | {"weights": (None, 1, "x"), "sampling": (None, 1, "x")},
+        ),
         **{name: many_tasks(name) for name in ("meta_gradient", "meta_value_and_gradient", "finite_tasks")},
         **{name: adapting(name) for name in ("adapt", "adapt_has_finite_derivative")},
         "theorem_delta": Called(
@@ -168,7 +241,16 @@ def calls() -> dict[str, Called]:
     }
 
 
-NAMED = {"inputs": r"sizes\[0", "hidden": r"sizes\[1", "outputs": r"sizes\[2", "episodes": "episodes?"}
+NAMED = {
+    "inputs": r"sizes\[0",
+    "hidden": r"sizes\[1",
+    "outputs": r"sizes\[2",
+    "episodes": "episodes?",
+    "y": "y|ways|class",
+    "tasks": "tasks?|'ann'",
+    "clients": "clients|'ann'",
+    "batch_sizes": "batch_sizes|batches",
+}
 """in a message, where it is not the name of the argument."""
 
 
@@ -179,7 +261,7 @@ def refused(call: Callable[..., object], arguments: Mapping[str, object]) -> str
     except (ValueError, TypeError) as error:
         if type(error).__module__ != "builtins":
             return f"{type(error).__module__}.{type(error).__name__}: {error}"
-        named = any(re.search(rf"\b{NAMED.get(name, name)}\b", str(error)) for name in arguments)
+        named = any(re.search(rf"(?<!\w)({NAMED.get(name, name)})(?!\w)", str(error)) for name in arguments)
         return "" if named and re.search("allowed|known", str(error)) else f"says: {error}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"

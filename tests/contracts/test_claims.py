@@ -8,7 +8,7 @@ import matplotlib as mpl
 import pytest
 
 from experiments import claims, judging, pipeline, sweep
-from jaxmaml import plotting
+from jaxmaml import plotting, storage
 
 mpl.use("Agg")
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
@@ -40,8 +40,11 @@ def test_pipeline_recomputes_nothing(results_here, capsys):
     pipeline.run("smoke", selected)
     pipeline.plot("smoke", selected)
     files = {f: f.stat().st_mtime_ns for f in results_here.rglob("*") if f.is_file()}
-    drawn = {f.name for f in (results_here / "smoke" / "figures").glob(f"{name}.*")}
-    assert drawn == {f"{name}.svg", f"{name}.pdf"}
+    where = results_here / "smoke" / "figures"
+    drawn = {str(f.relative_to(where)) for f in where.rglob(f"{name}.*")}
+    assert drawn == {f"{name}.svg", f"pdf/{name}.pdf"}
+    # What is committed has its sums apart from what is not.
+    assert (where / storage.SUMS).read_text().splitlines()[-1].endswith(f"  {name}.svg")
     capsys.readouterr()
     pipeline.run("smoke", selected)
     pipeline.plot("smoke", selected)

@@ -1,5 +1,6 @@
 """What every discovered claim must do when it is run, at smoke scale: its verdicts, its figure."""
 
+import inspect
 import re
 import warnings
 from dataclasses import replace
@@ -118,16 +119,10 @@ class TestEveryClaim:
         table = smoke(name).table
         with plotting.style():
             figure = CLAIMS[name].draw(table)
+            assert not figure_checks.faults(figure, inspect.getdoc(CLAIMS[name]._figure) or "")
             assert not figure_checks.complaints(figure)
             assert not figure_checks.complaints(figure, figure_checks.narrow(figure))
-        assert figure.legends
-        assert figure.get_suptitle()
-        left = min(axis.get_position().x0 for axis in figure.axes)
-        for axis in figure.axes:
-            assert re.search(r"\[.+\]", axis.get_xlabel()), "axes carry units"
-            if np.isclose(axis.get_position().x0, left):
-                assert re.search(r"\[.+\]", axis.get_ylabel())
-        theory = [t.get_text() for t in figure.legends[0].get_texts()]
+        theory = [t.get_text() for t in figure.findobj(mpl.text.Text)]
         assert any(re.search("derived|summarised|exact", text) for text in theory), theory
 
 
@@ -162,5 +157,4 @@ def test_violated_condition_is_said_in_ledger_and_figure(name, smoke):
     with plotting.style():
         titles = [" ".join(axis.get_title().split()) for axis in claim.draw(table).axes]
     said = ", conditions violated: alpha, alpha (derived)"
-    assert titles[:3] == ["MAML", f"FO-MAML{said}", "HF-MAML"]
-    assert titles[3:] == ["MAML, digits", f"FO-MAML, digits{said}", "HF-MAML, digits"]
+    assert titles == ["MAML", f"FO-MAML{said}", "HF-MAML"]

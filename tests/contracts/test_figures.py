@@ -1,6 +1,10 @@
-"""Every figure, in print and 400 pixels across: nothing cut off, no text upon text, no data covered."""
+"""Every figure, in print and 400 pixels across: nothing cut off, no text upon text, no data covered.
+
+And in the art direction of `jaxmaml.plotting`, with a caption.
+"""
 
 import dataclasses
+import inspect
 import re
 from types import SimpleNamespace
 
@@ -10,9 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import claims, head_to_head_figures, pipeline
+from experiments import claims, federated, head_to_head_figures, pipeline
 from experiments.story import STORIES
-from jaxmaml import plotting
+from jaxmaml import plotting, storage
+from jaxmaml.advice import figure as advice
+from jaxmaml.advice.rules import Error, Turn
 from jaxmaml.data.sinusoid import Wave
 from jaxmaml.training import figures
 from jaxmaml.training import problem as problems
@@ -24,8 +30,13 @@ HEAD_TO_HEAD = pipeline.ROOT / "head_to_head"
 TABLES = pipeline.ROOT / "tables"
 
 
-def check(figure):
-    """Both sizes; the narrow one last, for it lays the figure out anew."""
+def check(figure, draw):
+    """Art direction and caption, then both sizes; the narrow one last, for it draws the figure anew."""
+    assert not figure_checks.faults(figure, inspect.getdoc(draw) or "")
+    fits(figure)
+
+
+def fits(figure):
     assert not figure_checks.complaints(figure)
     assert not figure_checks.complaints(figure, figure_checks.narrow(figure))
 
@@ -38,35 +49,106 @@ def style():
 
 @pytest.mark.parametrize("name", claims.claims())
 def test_of_a_claim(name):
-    check(claims.get(name).draw(pd.read_csv(TABLES / f"{name}.csv")))
+    claim = claims.get(name)
+    check(claim.draw(pd.read_csv(TABLES / f"{name}.csv")), claim._figure)
 
 
 @pytest.mark.parametrize("story", STORIES.values(), ids=list(STORIES))
 def test_of_a_story(story):
-    check(story.draw({name: pd.read_csv(TABLES / f"{name}.csv") for name in story.tables}))
+    check(story.draw({name: pd.read_csv(TABLES / f"{name}.csv") for name in story.tables}), story.draw)
 
 
 def test_of_a_violated_condition():
     """The longest title of a panel."""
-    table = pd.read_csv(TABLES / "noisy_line.csv")
-    check(claims.get("noisy_line").draw(table.assign(violated="alpha, alpha (derived)")))
+    table, claim = pd.read_csv(TABLES / "noisy_line.csv"), claims.get("noisy_line")
+    check(claim.draw(table.assign(violated="alpha, alpha (derived)")), claim._figure)
 
 
 def head_to_head(name):
     return pd.read_csv(HEAD_TO_HEAD / f"{name}.csv")
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda: head_to_head_figures.methods(head_to_head("curves")),
-        lambda: head_to_head_figures.budgets(head_to_head_figures.on_test_tasks(head_to_head("summary"))),
-        lambda: head_to_head_figures.theory_step(head_to_head("theory"), head_to_head("curves")),
-    ],
-    ids=["methods", "budgets", "theory_step"],
-)
-def test_of_the_head_to_head(draw):
-    check(draw())
+def with_nine_methods(table):
+    """Three more than six: one diverges at once, one on the way, one is as good as MAML."""
+    table = table[~table.method.isin(["imaml", "fo_b_maml", "reptile"])]
+    maml = table[table.method == "maml"]
+    numbers = [name for name in ("value", "low", "high", *table.filter(like="difference")) if name in table]
+    late = maml.step > maml.step.median() if "gradients" in maml else maml.step >= 0
+    more = [
+        maml.assign(method="imaml"),
+        maml.assign(method="fo_b_maml", **dict.fromkeys(numbers, np.nan)),
+        maml.assign(method="reptile", **{name: maml[name].mask(late) for name in numbers}),
+    ]
+    return pd.concat([table, *more])
+
+
+@pytest.mark.parametrize("change", [lambda table: table, with_nine_methods], ids=["as run", "nine methods"])
+class TestHeadToHead:
+    def test_methods(self, change):
+        draw = head_to_head_figures.methods
+        check(draw(change(head_to_head("curves"))), draw)
+
+    def test_budgets(self, change):
+        draw, of_tests = head_to_head_figures.budgets, head_to_head_figures.on_test_tasks
+        check(draw(change(of_tests(head_to_head("summary")))), draw)
+
+    def test_theory_step(self, change):
+        draw = head_to_head_figures.theory_step
+        check(draw(head_to_head("theory"), change(head_to_head("curves"))), draw)
+
+
+def test_errors_relative_to_maml():
+    """Twice the squared error, and half the wrong answers; the interval turns round with the sign."""
+    rows = {
+        "setting": ["sinusoid", "digits"],
+        "value": [4.0, 0.9],
+        "difference": [2.0, 0.1],
+        "difference_low": [1.0, 0.05],
+        "difference_high": [3.0, 0.15],
+    }
+    found = pd.DataFrame(head_to_head_figures.relative(pd.DataFrame(rows)))
+    np.testing.assert_allclose(found, [[2.0, 1.5, 2.5], [0.5, 0.25, 0.75]])
+
+
+def test_of_federated_learning():
+    check(federated.figure(pd.read_csv(pipeline.ROOT / "federated" / "summary.csv")), federated.figure)
+
+
+def test_of_the_advice(monkeypatch):
+    """With numbers that are made up: a method that is out, and an inner rate that is not the one in force."""
+    names = ["maml", "fo_maml", "hf_maml", "maml_same_batch"]
+    differences = [SimpleNamespace(estimator=name, delta="") for name in names]
+
+    def error(shown, point, pilot, steps, ratio):
+        j = names.index(shown.estimator)
+        return Error(0.02 * j, (1 + j) * 30 / steps**0.5, 100 / steps, 0.0)
+
+    turns = (Turn(0, 1000, "fo_maml"), Turn(1000, np.inf, "maml"))
+    monkeypatch.setattr(advice.rules, "error", error)
+    monkeypatch.setattr(advice.rules, "turns", lambda *_: turns)
+    alphas = np.geomspace(1e-3, 1, 20)
+    known = SimpleNamespace(
+        points=[SimpleNamespace(differences=differences)],
+        pilot=SimpleNamespace(scales=dict.fromkeys(names, 1.0), out={"hf_maml": 1}),
+        outer_steps=2000,
+        prices={"maml": 4.0, "fo_maml": 2.0, "hf_maml": 4.2, "maml_same_batch": 3.5},
+        scan=SimpleNamespace(alphas=alphas, sampled=1 + (alphas - 0.2) ** 2, whole=(alphas - 0.3) ** 2),
+        alpha=0.2,
+        before=0.01,
+        recommendation=SimpleNamespace(limit="the scan", estimator="maml"),
+    )
+    check(advice.drawn(known), advice.drawn)
+
+
+@pytest.mark.parametrize("folder", ["figures", "head_to_head", "federated", "tables", "verdicts", "."])
+def test_sums_are_those_of_what_is_committed(folder):
+    """PDFs are made beside, and have their sums beside."""
+    where = pipeline.ROOT / folder
+    listed = {line.split("  ")[1] for line in (where / storage.SUMS).read_text().splitlines()}
+    assert not {name for name in listed if name.endswith(".pdf")}
+    assert {f.name for f in where.glob("*.svg")} <= listed
+    for name in listed:
+        assert storage.is_sound(where / name), name
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -82,7 +164,7 @@ def test_learning_curve(name):
     figure = figures.learning_curve(preset, unit, curve)
     named = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {"before adaptation", figures.steps_text(preset.inner.steps, preset)} <= named
-    check(figure)
+    check(figure, figures.learning_curve)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -108,7 +190,7 @@ def test_gallery(name, monkeypatch):
     words = " ".join(text.get_text() for text in figure.findobj(mpl.text.Text)).replace("\n", " ")
     for steps in (0, preset.inner.steps, *preset.evaluation.steps):
         assert re.search(rf"\b{steps}: \d+ %|{figures.steps_text(steps, preset)}", words), steps
-    check(figure)
+    check(figure, figures.gallery)
 
 
 def test_what_is_drawn_was_trained():
@@ -134,18 +216,18 @@ class TestOfTheTest:
         axis.set_xticks(np.linspace(0, 1, 9), [f"long name {i}" for i in range(9)])
         axis.text(0.7, 0.1, "beside")
         axis.legend(loc="upper left")
-        check(figure)
+        fits(figure)
 
     @pytest.mark.parametrize(
         ("spoil", "says"),
         [
-            (lambda f, _: f.legend(["long " * 20], loc="outside lower center"), "beyond the canvas"),
+            (lambda f, _: f.legend(["long " * 60], loc="outside lower center"), "beyond the canvas"),
             (lambda _, a: a.text(1.2, 0.5, "beyond it", in_layout=False), "'beyond it' reaches"),
-            (lambda _, a: a.set_title("long " * 20), "beyond the canvas"),
+            (lambda _, a: a.set_title("long " * 60), "beyond the canvas"),
             (lambda f, _: f.text(0.5, 0.99, "one text", va="top"), "'a title' and 'one text' overlap"),
             (lambda _, a: a.set_xticks([0.5, 0.52], ["left", "right"]), "'left' and 'right' overlap"),
             (lambda _, a: a.legend(loc="center"), "an axes' legend covers data"),
-            (lambda _, a: a.text(0.4, 0.5, "over it"), "'over it' covers data"),
+            (lambda _, a: a.text(0.48, 0.5, "over it"), "'over it' covers data"),
             (lambda _, a: a.text(0.95, 0.96, "."), "'.' covers data"),
             (lambda f, _: f.legend(loc="center"), "the figure's legend lies over the panel"),
         ],
@@ -166,9 +248,135 @@ class TestOfTheTest:
         x = np.linspace(0, 1, 50)
         arguments = {"axvline": (0.5,), "imshow": (np.ones((3, 3)),), "fill_between": (x, x + 1, x - 1)}
         getattr(axis, kind)(*arguments.get(kind, (x, x)), **({"yerr": 0.1} if kind == "errorbar" else {}))
-        check(figure)
+        fits(figure)
         axis.text(0.5, 0.5, "over it", transform=axis.transAxes, ha="center", va="center")
         assert figure_checks.complaints(figure)
+
+
+class TestOfTheArtDirection:
+    """A fault of each kind is found, and a figure without one has none."""
+
+    CAPTION = "The gradient falls to the floor, and no further."
+
+    def figure(self, panels=1):
+        figure, axes = plotting.panels(panels)
+        for axis in axes:
+            look = plotting.look("fo_maml")
+            axis.errorbar([0, 1], [0, 1], [0.1, 0.1], label="FO-MAML", capsize=2, **look)
+            axis.fill_between([0, 1], [0, 1], alpha=0.2, color=look["color"], label="_FO-MAML")
+            axis.axhline(0.5, label="bound, derived", **plotting.theory("derived", named=True))
+            axis.plot([0, 1], [1, 0], label="float32", **plotting.neutral(0))
+            axis.set(xlabel="steps [1]", ylabel="error [1]")
+        return plotting.finish(figure, "A good figure"), axes
+
+    def faults(self, figure, caption=CAPTION):
+        return figure_checks.faults(figure, caption)
+
+    @pytest.mark.parametrize("panels", [1, 4])
+    def test_good(self, panels):
+        assert not self.faults(self.figure(panels)[0])
+
+    @pytest.mark.parametrize(
+        ("spoil", "says"),
+        [
+            (lambda _, a: a.set_xlabel("steps"), "the x axis 'steps' of the panel '' has no unit"),
+            (lambda _, a: a.set_ylabel(""), "the y axis '' of the panel '' has no unit"),
+            (
+                lambda _, a: a.plot([0, 1], color=plotting.color("maml"), label="float32"),
+                "'float32' has the colour of MAML",
+            ),
+            (
+                lambda _, a: a.axvspan(0, 1, color=plotting.color("imaml"), label="float32"),
+                "has the colour of iMAML",
+            ),
+            (
+                lambda _, a: a.text(0, 0, "float32", color=plotting.color("hf_maml")),
+                "has the colour of HF-MAML",
+            ),
+            (
+                lambda _, a: a.scatter([0], [1], color=plotting.color("maml"), label="FO-MAML"),
+                "has the colour of MAML",
+            ),
+            (lambda _, a: a.plot([0], "o", color="0.5", label="float32"), "has the marker of MAML"),
+            (lambda _, a: a.lines[-1].set_label("MAML"), "'MAML' has not the colour of MAML"),
+            (
+                lambda _, a: a.plot([0], color=plotting.color("maml"), marker="s", label="MAML"),
+                "the marker {'s'} of another method than MAML",
+            ),
+            (lambda _, a: a.plot([0, 1], [0, 1], color="0.5"), "has no name that is shown: '_child"),
+            (lambda _, a: a.bar([0], [1], color="0.5", label="a bar"), "has no name that is shown: 'a bar'"),
+            (lambda _, a: a.tick_params(labelsize=5), "has letters of"),
+            (lambda f, _: f.set_figwidth(12), "has letters of 3.7 pixels on 400; at least 6"),
+            (lambda f, _: f.set_facecolor("0.9"), "the ground is not white"),
+            (lambda _, a: a.patch.set_alpha(0), "the ground is not white"),
+            (lambda _, a: a.set_title("two cosine tasks (c2)"), "is not in plain words"),
+            (lambda f, _: f.suptitle("E21"), "is not in plain words"),
+            (lambda f, _: f.suptitle(""), "no title"),
+        ],
+    )
+    def test_bad(self, spoil, says):
+        figure, (axis,) = self.figure()
+        spoil(figure, axis)
+        found = self.faults(figure)
+        assert any(says in what for what in found), found
+
+    def test_five_panels(self):
+        assert self.faults(self.figure(5)[0]) == ["5 panels; at most 4"]
+
+    @pytest.mark.parametrize("hidden", [False, True])
+    def test_a_shared_axis_is_named_once(self, hidden):
+        figure, axes = plotting.panels(2, sharey=True)
+        for axis in axes:
+            axis.set_xlabel("steps [1]")
+        axes[0].set_ylabel("" if hidden else "error [1]")
+        assert bool(self.faults(plotting.finish(figure, "title"))) == hidden
+
+    @pytest.mark.parametrize(
+        "caption",
+        ["", "no end", "One. Two. Three.", "It holds on (c2).", "Row E21 fails.", "On hf_blind it fails."],
+    )
+    def test_bad_captions(self, caption):
+        assert self.faults(self.figure()[0], caption)
+
+    def test_names_of_methods(self):
+        named = figure_checks.methods_named
+        assert named("FO-MAML's floor") == {"fo_maml"}
+        assert named("MAML, same\nbatch, repaired") == {"maml_same_batch"}
+        assert named("HF-MAML at MAML's rate") == {"hf_maml", "maml"}
+        assert not named("the FO theorem, MAMLs")
+
+
+class TestNames:
+    """A name stands at its line where that covers nothing, else in the legend."""
+
+    def test_beside(self):
+        figure, (axis,) = plotting.panels(1)
+        axis.plot([0, 1], [0.2, 0.2], label="low", **plotting.theory("derived", named=True))
+        axis.plot([0, 1], [0.8, 0.8], label="high", **plotting.theory("exact", named=True))
+        plotting.finish(figure, "title")
+        fits(figure)
+        assert not figure.legends
+        heights = {text.get_text(): text.get_position()[1] for text in axis.texts}
+        assert heights["low"] < 0.5 < heights["high"]
+
+    def test_no_room(self):
+        figure, (axis,) = plotting.panels(1)
+        look = plotting.theory("derived", named=True)
+        axis.plot([0, 1], [0.5, 0.5], label="a name", **look)
+        axis.fill_between([0, 1], [-1, -1], [2, 2], color="0.8", label="all over")
+        plotting.finish(figure, "title")
+        assert not axis.texts
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a name", "all over"]
+
+    def test_an_estimator_without_a_look(self):
+        look = plotting.look("mine")
+        assert look["color"] not in plotting.COLORS.values()
+        assert look["marker"] not in plotting.MARKERS.values()
+        assert plotting.label("mine") == "mine"
+
+    def test_what_is_no_method_looks_like_none(self):
+        assert not {*plotting.SHADES, plotting.INK} & set(plotting.COLORS.values())
+        assert not {*plotting.MARKS} & set(plotting.MARKERS.values())
 
 
 class TestFinish:
@@ -183,7 +391,7 @@ class TestFinish:
         for axis in axes:
             axis.set(xlabel="what is on this axis " * 3, ylabel="and on that " * 5, title="a panel " * 8)
         plotting.finish(figure, "the title of it all, " * 8, columns=5)
-        check(figure)
+        fits(figure)
         text = figure.legends[0].get_texts()[0].get_text()
         assert text.count("\n") == 1
         assert text.replace("\n", " ") == label
@@ -205,4 +413,4 @@ class TestFinish:
         plotting.finish(figure, "title")
         shown = [t for t in axis.get_xticks() if low <= t <= high]
         assert len(shown) == labels
-        check(figure)
+        fits(figure)

@@ -82,7 +82,7 @@ def test_plot_draws_those_that_need_the_claim(results_here, capsys):
     copy("operations", results_here)
     pipeline.plot("smoke", pipeline.select("operations"))
     figures = results_here / "smoke" / "figures"
-    assert {f.name for f in figures.glob("story_*")} == {"story_costs.svg", "story_costs.pdf"}
+    assert {f.name for f in figures.rglob("story_*")} == {"story_costs.svg", "story_costs.pdf"}
     capsys.readouterr()
     pipeline.plot("smoke", pipeline.select("operations"))
     assert "story_costs: figure is up to date" in capsys.readouterr().out
@@ -93,4 +93,4 @@ def test_plot_skips_those_without_their_tables(results_here, capsys):
     pipeline.plot("smoke", pipeline.select("hf_floor"))
     said = capsys.readouterr().out.splitlines()
     assert "story_floors: not drawn, for it needs the tables of fo_floor, hf_blind" in said
-    assert not list((results_here / "smoke" / "figures").glob("story_*"))
+    assert not list((results_here / "smoke" / "figures").rglob("story_*"))
