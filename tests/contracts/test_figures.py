@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from experiments import claims, federated, head_to_head_figures, pipeline
+from experiments.story import STORIES
 from jaxmaml import plotting, storage
 from jaxmaml.advice import figure as advice
 from jaxmaml.advice.rules import Error, Turn
@@ -50,6 +51,11 @@ def style():
 def test_of_a_claim(name):
     claim = claims.get(name)
     check(claim.draw(pd.read_csv(TABLES / f"{name}.csv")), claim._figure)
+
+
+@pytest.mark.parametrize("story", STORIES.values(), ids=list(STORIES))
+def test_of_a_story(story):
+    check(story.draw({name: pd.read_csv(TABLES / f"{name}.csv") for name in story.tables}), story.draw)
 
 
 def test_of_a_violated_condition():
