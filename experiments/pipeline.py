@@ -1,6 +1,7 @@
 """Claims from cells to ledger: sweep, measure, judge, draw. Nothing that is on disk is done again."""
 
 import collections
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from jaxmaml import identity, storage
 from jaxmaml.names import unknown
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from experiments.executors import Workers
     from experiments.sweep import Prepared
 
@@ -66,23 +69,50 @@ def run(
 
 
 def plot(scale: str, selected: Sequence[Claim]) -> None:
-    """Figures as SVG and PDF, from the tables."""
-    from jaxmaml import plotting
+    """Figures as SVG and PDF, from the tables: of these claims, and of the stories that need one of them."""
+    from experiments.story import STORIES
 
     where = folder(scale)
+    names = [claim.name for claim in selected]
     for claim in selected:
-        name = claim.name
-        table_path = where / "tables" / f"{name}.csv"
-        table = _made(table_path, scale, name, storage.read_table)
-        files = [where / "figures" / f"{name}.{kind}" for kind in ("svg", "pdf")]
-        stamp = storage.digest(storage.read(table_path), identity.summary(claim.drawing()))
-        if _done(name, "figure", scale, stamp, files):
-            print(f"{name}: figure is up to date")
+        draw = functools.partial(claim.draw, _table(where, scale, claim.name))
+        _figure(where, scale, claim.name, [claim.name], claim.drawing(), draw)
+    for story in STORIES.values():
+        if not set(names) & set(story.tables):
             continue
-        with plotting.style():
-            plotting.save(claim.draw(table), files)
-        _stamp(name, "figure", scale, stamp, files)
-        print(f"{name}: {files[0]}")
+        absent = [name for name in story.tables if not (where / "tables" / f"{name}.csv").exists()]
+        if absent:
+            print(f"{story.file}: not drawn, for it needs the tables of {', '.join(absent)}")
+            continue
+        draw = functools.partial(story.draw, {name: _table(where, scale, name) for name in story.tables})
+        _figure(where, scale, story.file, story.tables, story.drawing(), draw)
+
+
+def _table(where: pathlib.Path, scale: str, name: str) -> pd.DataFrame:
+    return _made(where / "tables" / f"{name}.csv", scale, name, storage.read_table)
+
+
+def _figure(
+    where: pathlib.Path,
+    scale: str,
+    name: str,
+    tables: Sequence[str],
+    code: dict[str, str],
+    draw: Callable[[], "Figure"],
+) -> None:
+    """Draws figures/<name>.svg and .pdf, where they are not of these tables and this code."""
+    from jaxmaml import plotting
+
+    files = [where / "figures" / f"{name}.{kind}" for kind in ("svg", "pdf")]
+    read = (storage.read(where / "tables" / f"{table}.csv") for table in tables)
+    stamp = storage.digest(*read, identity.summary(code))
+    if _done(name, "figure", scale, stamp, files):
+        print(f"{name}: figure is up to date")
+        return
+    with plotting.style():
+        plotting.save(draw(), files)
+    _stamp(name, "figure", scale, stamp, files)
+    print(f"{name}: {files[0]}")
 
 
 def report(scale: str) -> None:

@@ -58,7 +58,7 @@ LAYERS = {
         {"jobs"},
         {"sweep"},
         {"claims"},
-        {"power", "report", "summary"},
+        {"power", "report", "story", "summary"},
         {"pipeline"},
         {"advice_problems"},
         {"advice", "federated", "head_to_head"},

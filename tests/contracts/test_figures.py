@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from experiments import claims, head_to_head_figures, pipeline
+from experiments.story import STORIES
 from jaxmaml import plotting
 from jaxmaml.data.sinusoid import Wave
 from jaxmaml.training import figures
@@ -38,6 +39,11 @@ def style():
 @pytest.mark.parametrize("name", claims.claims())
 def test_of_a_claim(name):
     check(claims.get(name).draw(pd.read_csv(TABLES / f"{name}.csv")))
+
+
+@pytest.mark.parametrize("story", STORIES.values(), ids=list(STORIES))
+def test_of_a_story(story):
+    check(story.draw({name: pd.read_csv(TABLES / f"{name}.csv") for name in story.tables}))
 
 
 def test_of_a_violated_condition():
