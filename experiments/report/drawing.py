@@ -9,18 +9,21 @@ import re
 import urllib.parse
 from xml.etree import ElementTree
 
+from markupsafe import Markup
+
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 NEEDLESS = ("metadata", "title", "desc")
 PLACES = re.compile(r"-?\d+\.\d+")
 COORDINATES = ("x", "y", "points")
 REFERENCE = re.compile(r"(?<=url\(#)[^)]+(?=\))|(?<=^#).+$")
 """url(#name) in any attribute, #name in href; a colour is neither."""
-UNESCAPED = " !$()*+,-./:;=?@[]^_`{|}~"
+UNESCAPED = " !$'()*+,-./:;=?@[]^_`{|}~"
 """what may stand in a data URI within double quotes."""
 
 
-def data_uri(svg: bytes) -> str:
-    return "data:image/svg+xml," + urllib.parse.quote(small(svg), safe=UNESCAPED)
+def data_uri(svg: bytes) -> Markup:
+    """The value of an attribute, which is not to be escaped again."""
+    return Markup("data:image/svg+xml,") + Markup(urllib.parse.quote(small(svg), safe=UNESCAPED))
 
 
 def size(svg: bytes) -> tuple[float, float]:
@@ -43,8 +46,14 @@ def small(svg: bytes) -> str:
         _shorten(node)
     _rename(root)
     _flatten(root)
-    text = ElementTree.tostring(root, encoding="unicode", default_namespace=None)
-    return re.sub(r"\bns\d+:|(?<=xmlns):ns\d+(?==)", "", text)
+    text = ElementTree.tostring(root, encoding="unicode")
+    text = re.sub(r"\bns\d+:|(?<=xmlns):ns\d+(?==)", "", text)
+    return re.sub("<[^>]*>", _quoted, text)
+
+
+def _quoted(tag: re.Match[str]) -> str:
+    """Single quotes, which a data URI may have."""
+    return tag[0].replace("'", "&#39;").replace('"', "'").replace(" />", "/>")
 
 
 def _shorten(node: ElementTree.Element) -> None:

@@ -80,8 +80,12 @@ ATTRIBUTES = frozenset(
 TYPED = {"\\{": "{", "\\}": "}", "\\|": "‖", "~": "∼"}
 """What the converter leaves as it was typed (fences behind a size), or writes as on a keyboard."""
 ACCENTS = {"^": "ˆ", "∼": "~"}
+PRIMES = ("′", "″", "‴")
+JOINER, STOPS = "\N{WORD JOINER}", (".", ",", ";", ":", ")", "?", "-")
 SHORT = 7
 """symbols that stay in one line."""
+STUMP = 3
+"""symbols before a cut, at least."""
 CUTS, OPENING, CLOSING = frozenset("=≤≥<>→∈∼+−"), frozenset("([{"), frozenset(")]}")
 
 
@@ -90,7 +94,13 @@ def formulas(text: str, where: str) -> Markup:
     parts = str(text).split("$")
     if len(parts) % 2 == 0:
         raise ValueError(f"{where}: unbalanced $ in {text!r}; allowed: formulas between two $")
+    parts[2::2] = map(joined, parts[2::2])
     return Markup("").join(mathml(p, where) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
+def joined(text: str) -> str:
+    """What follows a formula: a line does not begin with its full stop."""
+    return f"{JOINER}{text}" if text.startswith(STOPS) else text
 
 
 def mathml(tex: str, where: str, display: str = "inline") -> Markup:
@@ -98,6 +108,8 @@ def mathml(tex: str, where: str, display: str = "inline") -> Markup:
     # These two forms lose their alphabet in the conversion unless written so.
     source = re.sub(r"\\(math[a-z]+) +([A-Za-z])", r"\\\1{\2}", tex)
     source = re.sub(r"\\mathrm\{([A-Za-z])\}", r"\\text{\1}", source)
+    # f_i'' is f''_i, which the converter takes for one prime after another.
+    source = re.sub(r"(_(?:\w|\{[^{}]*\}))('+)", r"\2\1", source)
     # The converter copies such text as it is.
     source = re.sub(r"\\(?:text[a-z]*|mbox|hbox)\s*\{[^{}]*\}", lambda m: escape(m[0]), source)
     try:
@@ -125,7 +137,9 @@ def _pieces(tree: ElementTree.Element) -> list[ElementTree.Element]:
         text = node.text if node.tag == "mo" else None
         depth += (text in OPENING) - (text in CLOSING)
         bars += text in ("‖", "|")
-        if text in CUTS and node.get("form") != "prefix" and depth == 0 and bars % 2 == 0 and runs[-1]:
+        outside = depth == 0 and bars % 2 == 0
+        long = sum(len(list(before.itertext())) for before in runs[-1]) >= STUMP
+        if text in CUTS and node.get("form") != "prefix" and outside and long:
             node.set("form", "infix")
             runs.append([])
         runs[-1].append(node)
@@ -167,9 +181,14 @@ def _polish(tree: ElementTree.Element) -> None:
                 _polish_identifier(node, before)
             elif node.tag == "mo":
                 _polish_operator(node, before)
-            elif node.tag == "msup" and node[1].text in ("′", "″", "‴"):
+            elif node.tag == "msup" and node[1].text in PRIMES:
                 # A prime is raised by its own shape.
                 node.tag, node[1].tag = "mrow", "mo"
+            elif node.tag == "msubsup" and node[2].text in PRIMES:
+                base, below, prime = node
+                prime.tag, primed = "mo", ElementTree.Element("mrow")
+                primed[:] = [base, prime]
+                node.tag, node[:] = "msub", [primed, below]
             before = node
         if len(parent) > 1 and all(n.tag == "mi" and n.get("mathvariant") for n in parent):
             # An upright word, so far a letter each.

@@ -11,7 +11,6 @@ to trust, while the numbers that a pointer would show are rows of the tables bes
 
 import base64
 import hashlib
-import importlib.util
 import itertools
 import json
 import pathlib
@@ -29,13 +28,9 @@ from experiments.claim import Claim
 from experiments.report import drawing
 from experiments.report.formulas import formulas
 from experiments.report.prose import docstring, number, read, slug
+from experiments.story import STORIES
 from jaxmaml import plotting, storage, theory
 
-STORIES: Mapping[str, Any] = (
-    importlib.import_module("experiments.story").STORIES
-    if importlib.util.find_spec("experiments.story")
-    else {}
-)
 HERE = pathlib.Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 DOCS = REPOSITORY / "docs"
@@ -238,10 +233,10 @@ def read_picture(path: pathlib.Path, title: str, alt: str, caption: str) -> Pict
 
 def read_stories(where: pathlib.Path) -> list[Picture]:
     """The figures of the story that have been drawn, in its order."""
-    drawn = {name: where / "figures" / f"story_{name}.svg" for name in STORIES}
+    drawn = [(where / "figures" / f"{story.file}.svg", story) for story in STORIES.values()]
     return [
-        read_picture(path, STORIES[name].title, STORIES[name].title.replace("$", ""), STORIES[name].caption)
-        for name, path in drawn.items()
+        read_picture(path, story.title, story.title.replace("$", ""), story.caption)
+        for path, story in drawn
         if path.exists()
     ]
 

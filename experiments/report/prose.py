@@ -14,9 +14,9 @@ from markdown_it.token import Token
 from markupsafe import Markup
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-from experiments.report.formulas import formulas, mathml
+from experiments.report.formulas import formulas, joined, mathml
 
-SENTENCE = re.compile(r"(?:(?<=[\w)\]])|^)[.!?](?=\s+[A-Z]|\s*$)")
+SENTENCE = re.compile(r"(?:(?<=[\w)\]\u2060])|^)[.!?](?=\s+[A-Z]|\s*$)")
 """where a sentence ends, in the text between two formulas."""
 
 
@@ -137,6 +137,8 @@ def _alone(children: list[Token], where: str) -> list[Token]:
             keep = links.pop()
         else:
             keep = token.type != "image"
+        if keep and token.type == "text" and kept and kept[-1].type == "math_inline":
+            token.content = joined(token.content)
         if keep:
             kept.append(token)
     return kept
