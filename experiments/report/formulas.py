@@ -81,7 +81,7 @@ TYPED = {"\\{": "{", "\\}": "}", "\\|": "‖", "~": "∼"}
 """What the converter leaves as it was typed (fences behind a size), or writes as on a keyboard."""
 ACCENTS = {"^": "ˆ", "∼": "~"}
 PRIMES = ("′", "″", "‴")
-JOINER, STOPS = "\N{WORD JOINER}", (".", ",", ";", ":", ")", "?", "-")
+STOPS = re.compile(r"[.,;:?)\]-]*")
 SHORT = 7
 """symbols that stay in one line."""
 STUMP = 3
@@ -94,13 +94,19 @@ def formulas(text: str, where: str) -> Markup:
     parts = str(text).split("$")
     if len(parts) % 2 == 0:
         raise ValueError(f"{where}: unbalanced $ in {text!r}; allowed: formulas between two $")
-    parts[2::2] = map(joined, parts[2::2])
-    return Markup("").join(mathml(p, where) if i % 2 else escape(p) for i, p in enumerate(parts))
+    html = escape(parts[0])
+    for tex, after in zip(parts[1::2], parts[2::2], strict=True):
+        formula, rest = inline(tex, after, where)
+        html += formula + escape(rest)
+    return html
 
 
-def joined(text: str) -> str:
-    """What follows a formula: a line does not begin with its full stop."""
-    return f"{JOINER}{text}" if text.startswith(STOPS) else text
+def inline(tex: str, after: str, where: str) -> tuple[Markup, str]:
+    """A formula with what no line begins with, such as its full stop; and the rest of the text after it."""
+    stop = re.match(STOPS, after)[0]  # type: ignore[index]
+    head, cut, last = mathml(tex, where).rpartition("<wbr>")
+    whole = Markup('<span class="whole">{}{}</span>').format(last, stop) if stop else last
+    return head + cut + whole, after[len(stop) :]
 
 
 def mathml(tex: str, where: str, display: str = "inline") -> Markup:

@@ -5,7 +5,7 @@ import itertools
 import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ from markdown_it.token import Token
 from markupsafe import Markup
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-from experiments.report.formulas import formulas, joined, mathml
+from experiments.report.formulas import formulas, inline, mathml
 
-SENTENCE = re.compile(r"(?:(?<=[\w)\]\u2060])|^)[.!?](?=\s+[A-Z]|\s*$)")
+SENTENCE = re.compile(r"(?:(?<=[\w)\]])|^)[.!?](?=\s+[A-Z]|\s*$)")
 """where a sentence ends, in the text between two formulas."""
 
 
@@ -69,7 +69,7 @@ def docstring(text: str, where: str) -> Markup:
 def prose(path: pathlib.Path, shift: int) -> Markup:
     """A Markdown file with its headings `shift` levels down, without images and links to files."""
     markdown, tokens = _parsed(path, shift)
-    return _rendered(markdown, tokens)
+    return _rendered(markdown, tokens, _where(path))
 
 
 def read(path: pathlib.Path, shift: int) -> Page:
@@ -78,23 +78,25 @@ def read(path: pathlib.Path, shift: int) -> Page:
     kinds = [token.type for token in tokens]
     if kinds[:1] != ["heading_open"] or "paragraph_open" not in kinds:
         raise ValueError(f"{path.name}: begins with {kinds[:1]}; allowed: a heading, then a paragraph")
+    where = _where(path)
     first = tokens[kinds.index("paragraph_open") + 1]
     return Page(
         name=path.stem,
-        title=_rendered(markdown, [tokens[1]]),
-        sentence=_rendered(markdown, [_inline(_sentence(first.children or []))]).strip(),
-        body=_rendered(markdown, tokens[kinds.index("heading_close") + 1 :]),
+        title=_rendered(markdown, [tokens[1]], where),
+        sentence=_rendered(markdown, [_inline(_sentence(first.children or []))], where).strip(),
+        body=_rendered(markdown, tokens[kinds.index("heading_close") + 1 :], where),
     )
 
 
+def _where(path: pathlib.Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
 def _parsed(path: pathlib.Path, shift: int) -> tuple[MarkdownIt, list[Token]]:
-    where = f"{path.parent.name}/{path.name}"
+    where = _where(path)
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
-    def render_math(tex: str, options: Mapping[str, Any]) -> str:
-        return mathml(tex, where, "block" if options["display_mode"] else "inline")
-
-    dollarmath_plugin(markdown, renderer=render_math, double_inline=True)
+    dollarmath_plugin(markdown, renderer=lambda tex, _: mathml(tex, where, "block"), double_inline=True)
     count = itertools.count(1)
 
     def open_table(*_: Any) -> str:
@@ -115,8 +117,22 @@ def _parsed(path: pathlib.Path, shift: int) -> tuple[MarkdownIt, list[Token]]:
     return markdown, tokens
 
 
-def _rendered(markdown: MarkdownIt, tokens: Sequence[Token]) -> Markup:
-    return Markup(markdown.renderer.render(tokens, markdown.options, {}))
+def _rendered(markdown: MarkdownIt, tokens: Sequence[Token], where: str) -> Markup:
+    drawn = [t.copy(children=_drawn(t.children, where)) if t.children else t for t in tokens]
+    return Markup(markdown.renderer.render(drawn, markdown.options, {}))
+
+
+def _drawn(children: Sequence[Token], where: str) -> list[Token]:
+    """Formulas of a line as MathML, each with the full stop that follows it."""
+    tokens = [*children, Token("text", "", 0)]
+    for i, token in enumerate(tokens):
+        if token.type == "math_inline":
+            after = tokens[i + 1]
+            formula, rest = inline(token.content, after.content if after.type == "text" else "", where)
+            tokens[i] = Token("html_inline", "", 0, content=formula)
+            if after.type == "text":
+                tokens[i + 1] = after.copy(content=rest)
+    return tokens
 
 
 def _inline(children: list[Token]) -> Token:
@@ -137,8 +153,6 @@ def _alone(children: list[Token], where: str) -> list[Token]:
             keep = links.pop()
         else:
             keep = token.type != "image"
-        if keep and token.type == "text" and kept and kept[-1].type == "math_inline":
-            token.content = joined(token.content)
         if keep:
             kept.append(token)
     return kept

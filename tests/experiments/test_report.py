@@ -407,6 +407,15 @@ def test_a_long_formula_may_break_where_it_may_in_print(tex, pieces):
     assert formulas.mathml(tex, "here", "block").count("<math") == 1
 
 
+def test_a_full_stop_stays_with_its_formula(tmp_path):
+    html = formulas.formulas("with $a$, and $b+c+d+e+f+g$. So $h$", "here")
+    assert re.findall(r'<span class="whole"><math>.*?</math>([^<]*)</span>', html) == [",", "."]
+    (tmp_path / "one.md").write_text("with $a$, and **$b+c+d+e+f+g$**. So $h$")
+    html = prose.prose(tmp_path / "one.md", shift=1)
+    assert re.findall(r'<span class="whole"><math>.*?</math>([^<]*)</span>', html) == [","]
+    assert re.sub("<[^>]*>", "", html) == "with a, and b+c+d+e+f+g. So h\n"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -444,7 +453,7 @@ def test_docstrings_of_all_claims_convert():
 def test_docstring():
     text = "First $x$.\n\nSecond\nline:\n\n  * one\n    more;\n  * two.\n\n    code  kept\n"
     html = prose.docstring(text, "here")
-    assert html.startswith("<p>First <math")
+    assert html.startswith('<p>First <span class="whole"><math')
     assert "<p>Second\nline:</p>" in html
     assert "<ul><li>one\n    more;</li><li>two.</li></ul>" in html
     assert "    code  kept</pre>" in html
