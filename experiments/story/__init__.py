@@ -16,7 +16,7 @@ from jaxmaml import identity, plotting
 
 Draw = Callable[[Mapping[str, pd.DataFrame]], Figure]
 
-NAMES = ("iterations", "floors", "costs")
+NAMES = ("methods", "iterations", "floors", "costs")
 """in the order of the story."""
 
 
