@@ -21,7 +21,7 @@ TEXTS = ("claim", "part", "statement", "place", "source", "experiment")
 NUMBERS = ("measured", "low", "high", "bound", "slack")
 MORE = {"tolerance": float("nan"), "interval": "exact", "companion": "", "also_holds_for": ""}
 COLUMNS = (*TEXTS, *NUMBERS, "verdict", "note")
-WIDE = r"$\lVert\nabla F\rVert\le" + "+".join([r"\frac{\alpha\tilde L(w)}{1-\hat F}"] * 12) + "$"
+WIDE = r"$\lVert\nabla F\rVert\le\frac12(" + "+".join([r"\frac{\alpha\tilde L(w)}{1-\hat F}"] * 12) + ")$"
 
 
 def row(claim, part, statement, place, source, experiment, numbers, verdict, note=""):
@@ -44,7 +44,16 @@ ROWS = [
     row(
         "E05", "closed form", WIDE, STEP_LEMMA, "derived", STEP, (1.93, 1.93, 1.93, 5.0, 2.59), "holds", RISKY
     ),
-    row("E14", "floor <script>alert(1)</script>", COV, FO_THEOREM, SUMMARISED, FO, COV_NUMBERS, "holds"),
+    row(
+        "E14",
+        'floor <script>alert(1)</script>"><img src=x onerror=alert(1)>',
+        COV,
+        FO_THEOREM,
+        SUMMARISED,
+        FO,
+        COV_NUMBERS,
+        "holds",
+    ),
     row(
         "E15",
         "slope in alpha, of MAML",
@@ -161,6 +170,7 @@ def test_every_row_is_in_the_page(where, html):
         assert own["statement"] == ledger.statement[name]
         assert own["measured"] == ("" if name == "E17-1" else f"{ledger.measured[name]:.12g}")
     assert "<script>alert" not in html
+    assert "<img src=x" not in html
     assert "a &amp; &lt;b&gt;" in html
     assert "10<sup>−6</sup>" in html
     for name in (FO, STEP):
