@@ -454,10 +454,14 @@ def test_formulas_of_the_documents_convert():
     assert sum(prose.prose(path, shift=1).count("<math") for path in files) > 100
 
 
-def test_docstrings_of_all_claims_convert():
+def test_texts_of_all_claims_and_stories_convert():
     for name, claim in claims.claims().items():
         assert prose.docstring(claim.about, name)
         assert formulas.formulas(claim.title, name)
+        assert "merror" not in formulas.formulas(claim.caption, name)
+    for name, story in page.STORIES.items():
+        assert formulas.formulas(story.title, name)
+        assert formulas.formulas(story.caption, name)
 
 
 def test_docstring():
