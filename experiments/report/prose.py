@@ -79,11 +79,11 @@ def read(path: pathlib.Path, shift: int) -> Page:
     if kinds[:1] != ["heading_open"] or "paragraph_open" not in kinds:
         raise ValueError(f"{path.name}: begins with {kinds[:1]}; allowed: a heading, then a paragraph")
     where = _where(path)
-    first = tokens[kinds.index("paragraph_open") + 1]
+    first = _opening(tokens[kinds.index("paragraph_open") :])
     return Page(
         name=path.stem,
         title=_rendered(markdown, [tokens[1]], where),
-        sentence=_rendered(markdown, [_inline(_sentence(first.children or []))], where).strip(),
+        sentence=_rendered(markdown, [_inline(_sentence(first))], where).strip(),
         body=_rendered(markdown, tokens[kinds.index("heading_close") + 1 :], where),
     )
 
@@ -155,7 +155,24 @@ def _alone(children: list[Token], where: str) -> list[Token]:
             keep = token.type != "image"
         if keep:
             kept.append(token)
+        if token.type == "math_inline" and token.content.endswith("."):
+            break
     return kept
+
+
+def _opening(tokens: Sequence[Token]) -> list[Token]:
+    """The text of the first paragraph, which goes on after a formula of its own lines."""
+    text: list[Token] = []
+    last = ""
+    for token in tokens:
+        if token.type == "inline":
+            text += [*(token.children or []), Token("softbreak", "br", 0)]
+        elif token.type == "math_block":
+            text += [Token("math_inline", "", 0, content=token.content.strip()), Token("softbreak", "br", 0)]
+        elif token.type not in ("paragraph_open", "paragraph_close") or last == "paragraph_close":
+            break
+        last = token.type
+    return text
 
 
 def _sentence(children: Sequence[Token]) -> list[Token]:
@@ -175,4 +192,6 @@ def _sentence(children: Sequence[Token]) -> list[Token]:
         if end_of:
             return [*kept, Token("text", "", 0, content=token.content[: end_of.end()])]
         kept.append(token)
+        if token.type == "math_inline" and token.content.endswith("."):
+            break
     return kept
