@@ -30,9 +30,10 @@ DODGE = 1.07
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """A meta-gradient of MAML with an exact Hessian-vector product costs 3.5 to 4.7 gradients, about what one
-    of HF-MAML with its difference costs, in operations and in time. Only forming the Hessian grows with the
-    number of parameters d: it takes d gradients more, and 200 times the time of a gradient at d = 2048."""
+    """A meta-gradient of MAML with an exact Hessian-vector product costs 3.5 to 4.7 gradients, about what
+    one of HF-MAML with its difference costs, in operations and in time. Only forming the Hessian grows with
+    the number of parameters d: it takes d gradients more, and 200 times the time of a gradient at d =
+    2048."""
     table = tables["operations"]
     linear, networks = table[table.architecture == LINEAR], table[table.architecture != LINEAR]
     drawing, axes = plotting.panels(2, 2)

@@ -24,9 +24,9 @@ END = r"$\|\nabla F\|$ at the end [$\varphi/u$]"
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """FO-MAML stops at a gradient in proportion to alpha, HF-MAML with the step of its theorem stops too, at
-    small alpha at the same, and MAML goes down to rounding. HF-MAML's floor falls like the square of its
-    step eta, but more tasks B do not lower it: from B = 8955 on the theorem promises less than that floor."""
+    """FO-MAML stops at a gradient norm in proportion to alpha, HF-MAML at small alpha stops at the same,
+    and MAML goes down to rounding. HF-MAML's floor falls like the square of its step eta but not with more
+    tasks B, so that from about B = 9000 on its theorem promises an accuracy that it does not reach."""
     drawing, axes = plotting.panels(2, 2)
     axes[3].sharey(axes[2])
     for axis in axes[:2]:

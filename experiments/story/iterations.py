@@ -31,9 +31,9 @@ ROOM = 1.2
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Every method needs fewer steps than its theorem's N(epsilon), dashed, and MAML on a ramp nearly as
-    many, so that the constant cannot be improved. MAML's line goes on with slope 2 to every accuracy, while
-    those of FO-MAML and HF-MAML end at the floors of their theorems."""
+    """Every method needs fewer steps than its theorem's N(epsilon), dashed, and MAML on a ramp at first
+    nearly as many, so that the constant cannot be improved. MAML's line goes on with slope 2 to every
+    accuracy, while those of FO-MAML and HF-MAML end at the floors of their theorems."""
     table = tables["iteration_count"]
     shown = [name for name in TITLES if (table.family == name).any()]
     drawing, axes = plotting.panels(2, 2)

@@ -21,8 +21,8 @@ RIGHT = ("axes fraction", "data")
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """With exact gradients MAML goes to zero while FO-MAML and HF-MAML stop at floors that theory predicts,
-    and that the noise of 20 tasks a step hides; all stay below the dashed lines of their theorems. In gradients
-    FO-MAML is first at its floor, in time MAML is as quick, and HF-MAML, with the smallest step, is last."""
+    and that the noise of 20 tasks a step hides; all stay below the dashed lines of their theorems. Counted
+    in gradients FO-MAML is first at its floor, in time MAML is as quick, and HF-MAML comes last."""
     table = tables["three_methods"]
     exact, noisy = (table[table.batches == batches] for batches in (EXACT, NOISY))
     drawing, axes = plotting.panels(2, 2)

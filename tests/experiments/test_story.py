@@ -1,6 +1,7 @@
 """The stories: drawn from committed tables that each declares, and by `plot` where these are there."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -15,6 +16,7 @@ from jaxmaml import discover, plotting, storage
 
 mpl.use("Agg")
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
+METHODS = ("maml", "maml_same_batch", "fo_maml", "hf_maml")
 HERE = pathlib.Path(story.__file__).parent
 
 
@@ -30,23 +32,27 @@ class Asked(dict):
         return pd.read_csv(RESULTS / "tables" / f"{name}.csv")
 
 
+@functools.cache
+def drawn(name):
+    """A story from committed tables, and the tables that it asked for."""
+    tables = Asked()
+    with plotting.style():
+        return STORIES[name].draw(tables), tables.names
+
+
 @pytest.mark.parametrize("name", STORIES)
 class TestEveryStory:
     def test_needs_the_tables_that_it_declares(self, name):
-        tables = Asked()
-        with plotting.style():
-            STORIES[name].draw(tables)
-        assert tables.names == set(STORIES[name].tables)
+        assert drawn(name)[1] == set(STORIES[name].tables)
 
     def test_is_told_in_two_sentences(self, name):
         assert len(re.findall(r"[a-z0-9]\. [A-Z]|\.$", STORIES[name].caption)) == 2
 
     def test_shows_measured_values_in_the_colours_of_methods(self, name):
         """At most four panels, with units; what is neither dashed nor a mark is a method's curve."""
-        with plotting.style():
-            figure = STORIES[name].draw(Asked())
+        figure, _ = drawn(name)
         assert len(figure.axes) <= 4
-        methods = {color.lower() for color in plotting.COLORS.values()}
+        methods = {plotting.COLORS[name].lower() for name in METHODS}
         for axis in figure.axes:
             shown = [axis.get_xlabel(), axis.get_ylabel()]
             assert all(re.search(r"\[.+\]", text) for text in shown if text), shown
