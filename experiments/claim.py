@@ -64,6 +64,11 @@ class Claim:
         return inspect.getdoc(self.source_module) or ""
 
     @property
+    def caption(self) -> str:
+        """What to see in the figure: the docstring of the function that draws it."""
+        return inspect.getdoc(self._figure) or ""
+
+    @property
     def source_module(self) -> ModuleType:
         return sys.modules[self.module]
 

@@ -9,6 +9,7 @@ from experiments.claims import operations
 from jaxmaml import plotting, statistics, storage, theory
 
 NEEDED = ("fo_floor", "hf_floor", "iteration_count", "noisy_line", "operations", "samples")
+PRODUCT = "a product with the Hessian, in gradients"
 SHARE = 0.1
 """of the first gradient norm: the accuracy at which iterations are counted."""
 
@@ -16,13 +17,15 @@ SHARE = 0.1
 def write(where: pathlib.Path) -> pd.DataFrame:
     """Writes where/summary.csv from the claims' tables: one row a quantity, texts with formulas."""
     tables = {name: storage.read_table(where / "tables" / f"{name}.csv") for name in NEEDED}
-    methods = pd.DataFrame([_column(name, tables) for name in plotting.ordered(theory.theorems())])
+    names = plotting.ordered(theory.theorems())
+    rates = _rates(names, tables)
+    methods = pd.DataFrame([_column(name, tables, rates) for name in names])
     table = methods.set_index("method").T.reset_index(names="quantity")
     storage.write_table(where / "summary.csv", table)
     return table
 
 
-def _column(estimator: str, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
+def _column(estimator: str, tables: dict[str, pd.DataFrame], rates: list[int]) -> dict[str, str]:
     counts = tables["iteration_count"]
     run = counts[(counts.family == "cosine") & (counts.estimator == estimator)]
     epsilon = SHARE * float(run.start.iloc[0])
@@ -45,7 +48,9 @@ def _column(estimator: str, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
             "hf_maml": r"every $\varepsilon$ as summarised; with its $\delta$ at most of order "
             r"$\min(\frac\eta2,\lambda)\,\sigma$ (derived)",
         }[estimator],
-        "exact gradients, family (c)": rf"{_best(estimator, tables):.2g} $\alpha L\sigma$",
+        r"$\lVert\nabla F\rVert$ at the end, exact gradients, family (c)": _ends(
+            _exact(estimator, tables), rates
+        ),
         "noisy, B = 20, family (c)": f"{level.level:.2g}; floor as summarised {level.floor_summary:.2g}",
         "iterations, order": r"$\Delta(L+\rho\alpha(\sigma+\varepsilon))/\varepsilon^2$"
         + (" above the floor" if stays else ""),
@@ -57,7 +62,8 @@ def _column(estimator: str, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
             "fo_maml": r"$d$",
             "hf_maml": r"$d$",
         }[estimator],
-        "cost in gradients": f"{equivalents[estimator]:.3g}"
+        PRODUCT: _product(estimator, tables["operations"]),
+        "a direction, in gradients": f"{equivalents[estimator]:.3g}"
         + (f"; Hessian formed {equivalents['full_hessian']:.0f}" if estimator == "maml" else ""),
     }
 
@@ -68,13 +74,37 @@ def _ascending(run: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return np.log(some.epsilon.to_numpy()), np.log(some.line.to_numpy())
 
 
-def _best(estimator: str, tables: dict[str, pd.DataFrame]) -> float:
-    """||grad F|| at the end in units of alpha L sigma, at the largest rate that was run."""
+def _exact(estimator: str, tables: dict[str, pd.DataFrame]) -> pd.Series:
+    """||grad F|| at the end with exact gradients, by 1 / (alpha L)."""
     if estimator == "hf_maml":
         part = tables["hf_floor"]
         part = part[(part.family == "cosine") & (part.rule == "theorem")]
     else:
         part = tables["fo_floor"]
         part = part[(part.family == "cosine") & (part.estimator == estimator) & (part.task_spread == 1)]
-    end = part.sort_values("alpha").iloc[-1]
-    return float(end.grad_norm / end.alpha_L_sigma)
+    return part.set_index("inverse_lambda").grad_norm
+
+
+def _rates(estimators: list[str], tables: dict[str, pd.DataFrame]) -> list[int]:
+    """1 / (alpha L): the largest and the smallest rate of those at which every method was run, if any."""
+    common = set.intersection(*(set(_exact(name, tables).index) for name in estimators))
+    return sorted({min(common), max(common)}) if common else []
+
+
+def _ends(norms: pd.Series, rates: list[int]) -> str:
+    """At these rates, or without any at the method's own largest: without its rate a number says nothing."""
+    return "; ".join(rf"{norms[rate]:.2g} at $\alpha L=1/{rate}$" for rate in rates or [norms.index.min()])
+
+
+def _product(estimator: str, table: pd.DataFrame) -> str:
+    """What its product with the Hessian adds to the two gradients of FO-MAML, in operations."""
+    if estimator == "fo_maml":
+        return "none"
+    last = table[table.d == table.groupby("architecture").d.transform("max")]
+    ratios = (last.flops / last.gradient_flops).set_axis(
+        pd.MultiIndex.from_frame(last[["method", "architecture"]])
+    )
+    added = ratios[estimator] - ratios["fo_maml"]
+    networks = added.drop(operations.LINEAR)
+    linear, low, high = added[operations.LINEAR], networks.min(), networks.max()
+    return f"{linear:.2g} on linear scores, {low:.2g} to {high:.2g} on networks"
