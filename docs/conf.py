@@ -25,7 +25,7 @@ project, author, release = "jaxmaml", "jaxmaml's authors", __version__
 root_doc = "docs/index"
 include_patterns = ["docs/**", "results/**.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 exclude_patterns = [".*", "build", "dist", "jaxmaml", "experiments", "tests", "examples", "results/raw", "results/smoke"]
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_gallery.gen_gallery"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 6
@@ -35,9 +35,6 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
 add_module_names = False
-default_role = "py:obj"
-napoleon_numpy_docstring = False
-napoleon_use_rtype = False
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
@@ -73,6 +70,5 @@ def formula(page: HTML5Translator, node: nodes.math_block) -> None:
 
 def setup(app: Sphinx) -> None:
     reference.write()
-    # Before napoleon.
-    app.connect("autodoc-process-docstring", reference.render, priority=400)
+    app.connect("autodoc-process-docstring", reference.render)
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))

@@ -1,9 +1,9 @@
 """The pages of the reference, made from the docstrings of the public names when the site is built."""
 
 import inspect
+import itertools
 import pathlib
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from types import ModuleType
@@ -58,45 +58,54 @@ def heading(text: str, line: str) -> str:
     return f"{text}\n{line * len(text)}\n"
 
 
-# Docstrings are plain text: words, names between backticks, formulas as indented blocks.
+# Docstrings are plain text: words, names between backticks, sections, and formulas as indented blocks.
 
-SECTION = re.compile(r"(Args|Returns|Raises|Attributes|Yields):$")
-NOTE = re.compile(r"((?:Raises|Other) [^:]*):$")
-LIST = re.compile(r"([*-]|\d+\.) ")
+LIST = re.compile(r"^([*-]|\d+\.) ")
+FIELDS = {"Args": "Parameters"}
+INSIDE = re.compile(r"(?<=[\w\])}])_(?!\w)|[\\*|`]")
 
 
 def render(_app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
-    """Makes reStructuredText of a docstring, in place; what napoleon reads is left to it."""
+    """Makes reStructuredText of a docstring, in place."""
     del what, name, found, options
-    lines[:] = list(blocks(lines))
+    parts = [list(part) for blank, part in itertools.groupby(lines, lambda line: not line.strip()) if not blank]
+    lines[:] = [line for part in parts for line in (*block(part), "")]
 
 
-def blocks(lines: list[str]) -> Iterator[str]:
-    section = literal = False
-    before = ""
+def block(lines: list[str]) -> list[str]:
+    """A paragraph, a list, a formula, or sections one after the other."""
+    indented = [line.startswith(" ") for line in lines]
+    if lines[0].endswith(":") and any(indented):
+        return list(sections(lines))
+    if LIST.match(lines[0]):
+        return [(mark[0] if (mark := LIST.match(line)) else "") + plain(LIST.sub("", line, 1)) for line in lines]
+    if any(indented):
+        return ["::", "", *(f"    {line}" for line in lines)]
+    return [plain(line) for line in lines]
+
+
+def sections(lines: list[str]) -> Iterator[str]:
+    """`Args:` and what stands below it, `name: text`, as a field of a list."""
+    entries = True
     for line in lines:
-        indented = line.startswith("  ")
-        if line and not indented:
-            literal = False
-            section = bool(SECTION.match(line))
-            if NOTE.match(line):
-                yield from (f"**{plain(line)}**", "")
-                before = ""
-                continue
-        if indented and not section and not before.strip() and not literal:
-            literal = True
-            yield from ("::", "")
-        if LIST.match(line) and before.strip() and not LIST.match(before):
-            yield ""
-        yield line if literal or SECTION.match(line) else plain(line)
-        before = line
+        text = line.strip()
+        if not line.startswith(" "):
+            title = text.removesuffix(":")
+            entries = title != "Returns"
+            yield f":{FIELDS.get(title, title)}:"
+        elif entries and not line.startswith("   "):
+            name, colon, said = text.partition(": ")
+            yield f"   * **{plain(name)}**: {plain(said)}" if colon else f"   * {plain(text)}"
+        else:
+            yield f"   {'  ' if entries else ''}{plain(text)}"
 
 
 def plain(text: str) -> str:
-    """Text in which only backticks mean something."""
-    parts = re.split(r"(``?[^`]+``?)", text)
-    return "".join(p if i % 2 else escape(p) for i, p in enumerate(parts))
+    """Text in which only backticks mean something: a name, which is linked if the reference has it."""
+    parts = re.split(r"`+([^`]+)`+", text)
+    return "".join(named(part) if i % 2 else INSIDE.sub(r"\\\g<0>", part) for i, part in enumerate(parts))
 
 
-def escape(text: str) -> str:
-    return re.sub(r"([\\*|`]|_(?=\W|$))", r"\\\1", text)
+def named(name: str) -> str:
+    full = f"jaxmaml.{name}" if name in jaxmaml.__all__ else name
+    return f":py:obj:`{name} <{full}>`" if full.startswith("jaxmaml.") else f"``{name}``"
