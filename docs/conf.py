@@ -17,14 +17,24 @@ from docutils import nodes  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 from sphinx.writers.html5 import HTML5Translator  # noqa: E402
 
-from docs import reference  # noqa: E402
+from docs import reference, running  # noqa: E402, F401
 from experiments.report.page import mathml  # noqa: E402
 from jaxmaml.version import __version__  # noqa: E402
 
 project, author, release = "jaxmaml", "jaxmaml's authors", __version__
 root_doc = "docs/index"
 include_patterns = ["docs/**", "results/**.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-exclude_patterns = [".*", "build", "dist", "jaxmaml", "experiments", "tests", "examples", "results/raw", "results/smoke"]
+exclude_patterns = [
+    ".*",
+    "build",
+    "dist",
+    "jaxmaml",
+    "experiments",
+    "tests",
+    "examples",
+    "results/raw",
+    "results/smoke",
+]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_gallery.gen_gallery"]
 
 myst_enable_extensions = ["dollarmath"]
@@ -40,9 +50,10 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "docs/gallery",
     "filename_pattern": r"\.py$",
-    "abort_on_example_error": True,
-    "plot_gallery": False,
+    "abort_on_example_error": False,
+    "plot_gallery": True,
     "image_srcset": ["2x"],
+    "reset_modules": ("matplotlib", "docs.running.reset"),
     "show_signature": False,
     "write_computation_times": False,
 }

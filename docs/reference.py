@@ -13,7 +13,18 @@ import jaxmaml
 from jaxmaml import discover
 
 HERE = pathlib.Path(__file__).parent / "api"
-PAGES = ("fewshot", "federated", "estimators", "models", "data", "measure", "hvp", "tasks", "theory", "advice")
+PAGES = (
+    "fewshot",
+    "federated",
+    "estimators",
+    "models",
+    "data",
+    "measure",
+    "hvp",
+    "tasks",
+    "theory",
+    "advice",
+)
 ADVICE = ("options", "advise", "text", "figure")
 """What is called from Python; the others are its parts."""
 
@@ -51,7 +62,9 @@ def index(names: list[str]) -> str:
     about = [(name, inspect.getdoc(import_module(name)) or "") for name in names]
     rows = [f"   * - :doc:`{name}`\n     - {plain(text.splitlines()[0])}" for name, text in about]
     table = ".. list-table::\n   :widths: auto\n\n" + "\n".join(rows) + "\n"
-    return "\n".join([heading("Reference", "="), table, ".. toctree::\n   :hidden:\n", *(f"   {n}" for n in names), ""])
+    return "\n".join(
+        [heading("Reference", "="), table, ".. toctree::\n   :hidden:\n", *(f"   {n}" for n in names), ""]
+    )
 
 
 def heading(text: str, line: str) -> str:
@@ -68,7 +81,9 @@ INSIDE = re.compile(r"(?<=[\w\])}])_(?!\w)|[\\*|`]")
 def render(_app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
     """Makes reStructuredText of a docstring, in place."""
     del what, name, found, options
-    parts = [list(part) for blank, part in itertools.groupby(lines, lambda line: not line.strip()) if not blank]
+    parts = [
+        list(part) for blank, part in itertools.groupby(lines, lambda line: not line.strip()) if not blank
+    ]
     lines[:] = [line for part in parts for line in (*block(part), "")]
 
 
@@ -78,7 +93,9 @@ def block(lines: list[str]) -> list[str]:
     if lines[0].endswith(":") and any(indented):
         return list(sections(lines))
     if LIST.match(lines[0]):
-        return [(mark[0] if (mark := LIST.match(line)) else "") + plain(LIST.sub("", line, 1)) for line in lines]
+        return [
+            (mark[0] if (mark := LIST.match(line)) else "") + plain(LIST.sub("", line, 1)) for line in lines
+        ]
     if any(indented):
         return ["::", "", *(f"    {line}" for line in lines)]
     return [plain(line) for line in lines]

@@ -1,0 +1,37 @@
+"""
+MAML, FO-MAML or HF-MAML for my problem?
+========================================
+
+FO-MAML leaves the second derivatives out: a step costs half, and where the tasks are curved alike nothing is
+lost. Otherwise it stops too early. ``jaxmaml advise`` measures which is the case; this is the same from
+Python. The problem is a function in a file:
+
+.. literalinclude:: /examples/parts/my_problem.py
+"""
+
+import pathlib
+import tempfile
+
+import matplotlib.pyplot as plt
+
+from jaxmaml.advice import figure, text
+from jaxmaml.advice.advise import advise
+from jaxmaml.advice.options import Options
+
+# %%
+# The methods get equally many gradients (``price="time"``: equal time on this machine).
+
+target = "examples.parts.my_problem:problem"
+advice = advise(Options(target, alpha=0.1, outer_steps=1000, price="gradients", quick=True))
+print(text.verdict(advice))
+
+# %%
+# The error of each method against the length of the run, its parts, and the loss against the inner rate:
+
+with tempfile.TemporaryDirectory() as folder:
+    picture = pathlib.Path(folder, "advice.png")
+    figure.save(advice, str(picture))
+    image = plt.imread(picture)
+plt.figure(figsize=(8.7, 8.7 * len(image) / len(image[0])))
+plt.axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[]).imshow(image)
+plt.show()
