@@ -23,7 +23,7 @@ training, test = federated.hold_out(clients, share=0.4, seed=0)
 old, new = list(clients)[:16], list(clients)[16:]
 server = {name: training[name] for name in old}  # all that training sees
 sizes = [len(labels) for _, labels in training.values()]
-print(f"{min(sizes)} to {max(sizes)} images to train on, a client")
+print(f"images to train on, a client: {min(sizes)} to {max(sizes)}")
 
 # %%
 # Both methods: 60 rounds of ten clients, and in each of these five steps of gradient descent.
@@ -46,7 +46,7 @@ figure, (axis,) = plotting.panels(1)
 for place, (method, run) in enumerate(runs.items()):
     found = federated.evaluate(loss, run.params, own, held_out, alpha=0.1, steps=STEPS, measure=accuracy)
     means = [found.mean(steps) for steps in STEPS]  # over clients, with 95 % intervals
-    print(f"{method}:", *(f"{m.mean:.2f} after {n} steps," for m, n in zip(means, STEPS, strict=True)))
+    print(f"{method} after 0, 1, 5 steps:", *(f"{m.mean:.2f}" for m in means))
     error = [m.high - m.mean for m in means]
     look = {"color": "0.2", "linestyle": "-:"[place], "capsize": 2, "label": method}
     axis.errorbar(STEPS, [m.mean for m in means], error, **look)

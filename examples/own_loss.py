@@ -35,7 +35,7 @@ def step(w, state, key):
 
 adam = optax.adam(5e-3)
 state, curve = adam.init(w), []
-for key in jax.random.split(jax.random.key(3), 3000):
+for key in jax.random.split(jax.random.key(3), 2000):
     w, state, value = step(w, state, key)
     curve.append(float(value))
 

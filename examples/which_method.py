@@ -22,7 +22,8 @@ from jaxmaml.advice.options import Options
 # The methods get equally many gradients (``price="time"``: equal time on this machine).
 
 target = "examples.parts.my_problem:problem"
-advice = advise(Options(target, alpha=0.1, outer_steps=1000, price="gradients", quick=True))
+options = Options(target, alpha=0.1, outer_steps=400, pilot=40, price="gradients", quick=True)
+advice = advise(options)
 print(text.verdict(advice))
 
 # %%

@@ -13,6 +13,8 @@ import pytest
 from markdown_it import MarkdownIt
 from mdit_py_plugins.anchors import anchors_plugin
 
+from jaxmaml import storage
+
 ROOT = pathlib.Path(__file__).parents[1]
 GALLERY = ROOT / "docs/gallery"
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
@@ -45,10 +47,6 @@ def printed(example):
     text = (GALLERY / f"{example}.rst").read_text()
     blocks = re.findall(r"sphx-glr-script-out\n\n \.\. code-block:: none\n\n((?:    .*\n|\n)*)", text)
     return "\n".join(blocks)
-
-
-def numbers(text):
-    return [float(x) for x in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", text)]
 
 
 # Links
@@ -141,9 +139,73 @@ def test_formulas_are_drawn_by_the_browser():
 # Examples
 
 
+def numbers(example, line, *, count):
+    """The numbers of a line that the example printed, its first one that begins so."""
+    (rest,) = re.findall(rf"^ *{re.escape(line)}(.*)$", printed(example), re.MULTILINE)[:1]
+    found = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", rest)]
+    assert len(found) == count, rest
+    return found
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_example(example):
-    script = (ROOT / "examples" / f"{example}.py").read_text()
-    assert len(script.splitlines()) < 60
-    assert numbers(printed(example))
-    assert list((GALLERY / "images").glob(f"sphx_glr_{example}_*.png")), "no picture"
+def test_examples_are_short_and_end_with_a_picture(example):
+    assert len((ROOT / f"examples/{example}.py").read_text().splitlines()) < 60
+    assert printed(example)
+    page = Page(site() / f"docs/gallery/{example}.html")
+    assert any(f"sphx_glr_{example}_001" in link for link in page.loaded)
+
+
+def test_own_loss():
+    before, after = numbers("own_loss", "loss before adaptation", count=2)
+    assert after < before / 2
+
+
+def test_few_shot_images():
+    before, *_, after = re.findall(r"measure (\S+)", printed("few_shot_images"))
+    assert float(before) < 0.45  # chance is a third
+    assert float(after) > 0.8
+
+
+def test_federated_clients():
+    least, most = numbers("federated_clients", "images to train on, a client:", count=2)
+    assert least < most
+    for method in ("FedAvg", "Per-FedAvg"):
+        accuracies = numbers("federated_clients", f"{method} after 0, 1, 5 steps:", count=3)
+        assert accuracies == sorted(accuracies)
+        assert accuracies[-1] > 0.85
+
+
+def test_which_method():
+    """These tasks are curved differently."""
+    text = printed("which_method")
+    assert "Use maml_same_batch" in text
+    assert "fo_maml below" in text
+
+
+def test_new_estimator():
+    first_order, gauss_newton = numbers(
+        "new_estimator", "distance from MAML's gradient, relative: FO-MAML", count=2
+    )
+    assert gauss_newton < 0.8 * first_order
+
+
+def test_new_claim():
+    verdicts = re.findall(r"(holds.*): gain at alpha L = (\S+),", printed("new_claim"))
+    assert verdicts == [
+        ("holds", "0.1"),
+        ("holds", "0.5"),
+        ("holds, not sharp", "1.0"),
+        ("holds, not sharp", "1.5"),
+    ]
+
+
+def test_reproduce_a_figure():
+    """The verdicts are those of the ledger."""
+    said = re.findall(r"^ *(\w[^:\n]*): (.*)$", printed("reproduce_a_figure"), re.MULTILINE)
+    ledger = storage.read_table(ROOT / "results/verdicts/alpha_range.csv")
+    assert set(zip(ledger["verdict"], ledger["part"], strict=True)) <= set(said)
+
+
+def test_from_learn2learn():
+    first, last = numbers("from_learn2learn", "loss after one inner step, first and last 100:", count=2)
+    assert last < first / 2
