@@ -50,14 +50,16 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "docs/gallery",
     "filename_pattern": r"\.py$",
-    "abort_on_example_error": False,
+    "abort_on_example_error": True,
     "plot_gallery": True,
     "image_srcset": ["2x"],
+    "within_subsection_order": "docs.running.order",
     "reset_modules": ("matplotlib", "docs.running.reset"),
     "show_signature": False,
     "write_computation_times": False,
 }
 
+smartquotes = False  # formulas in docstrings have primes
 html_theme = "furo"
 html_title = f"jaxmaml {release}"
 html_static_path = ["site/static"]
@@ -82,4 +84,6 @@ def formula(page: HTML5Translator, node: nodes.math_block) -> None:
 def setup(app: Sphinx) -> None:
     reference.write()
     app.connect("autodoc-process-docstring", reference.render)
+    app.connect("autodoc-process-signature", reference.signature)
+    app.connect("autodoc-skip-member", reference.skip)
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))

@@ -87,6 +87,20 @@ def render(_app: Any, what: str, name: str, found: Any, options: Any, lines: lis
     lines[:] = [line for part in parts for line in (*block(part), "")]
 
 
+def signature(
+    _app: Any, what: str, name: str, found: Any, options: Any, said: str | None, returns: Any
+) -> Any:
+    """A default that is a function by three dots: what Python says of it is no expression."""
+    del what, name, found, options
+    return said and (re.sub(r"<function .*?>(?=[,)]|$)", "...", said), returns)
+
+
+def skip(_app: Any, what: str, name: str, found: Any, skipped: bool, options: Any) -> bool:
+    """Fields of a named tuple without words of their own are in its signature."""
+    del what, name, options
+    return skipped or (inspect.getdoc(found) or "").startswith("Alias for field number")
+
+
 def block(lines: list[str]) -> list[str]:
     """A paragraph, a list, a formula, or sections one after the other."""
     indented = [line.startswith(" ") for line in lines]

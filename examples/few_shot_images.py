@@ -8,6 +8,7 @@ them apart? The images are handwritten digits of 8 x 8 pixels. Seven digits trai
 
 import jax
 import matplotlib.pyplot as plt
+import numpy as np
 import optax
 from flax import nnx
 
@@ -43,17 +44,16 @@ adapted = learner.adapt(task.inner, steps=10)
 names = learner.predict(adapted, task.outer[0]).argmax(axis=1)
 
 with plotting.style():
-    figure, (left, right) = plotting.panels(2)
+    _, (left, right) = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
     measures = [m.measure for m in found.values()]
     error = [m.high - m.mean for m in measures]
     left.errorbar(list(found), [m.mean for m in measures], error, color="0.2", marker="o", capsize=2)
     left.axhline(1 / 3, color="0.6", linestyle=":", label="chance")
-    left.set(xlabel="steps on 15 images", ylabel="accuracy on other images, unseen digits")
+    left.set(xlabel="steps on 15 images", ylabel="accuracy on other images")
     left.legend()
-    pictures = task.outer[0].reshape(3, 10, 8, 8)[:, :6]
-    right.imshow(pictures.transpose(0, 2, 1, 3).reshape(24, 48), cmap="gray_r")
-    right.set(title="as told by the adapted network", xticks=[], yticks=[])
+    pictures = np.pad(task.outer[0].reshape(3, 10, 8, 8)[:, :6], ((0, 0), (0, 0), (5, 0), (2, 2)))
+    right.imshow(pictures.transpose(0, 2, 1, 3).reshape(39, 72), cmap="gray_r")
+    right.set(title="three unseen digits, as the network calls them", xticks=[], yticks=[])
     for i, name in enumerate(names.reshape(3, 10)[:, :6].flatten()):
-        right.text(8 * (i % 6) + 0.2, 8 * (i // 6) + 1.5, "ABC"[name], color="#0072B2")
-plt.figure(figure)
+        right.text(12 * (i % 6) + 4, 13 * (i // 6) + 3, "ABC"[name])
 plt.show()

@@ -52,8 +52,8 @@ for key in jax.random.split(jax.random.key(0), 1500):
 first, last = sum(curve[:100]) / 100, sum(curve[-100:]) / 100
 print(f"loss after one inner step, first and last 100: {first:.2f}, {last:.2f}")
 
-figure, (axis,) = plotting.panels(1)
-axis.semilogy(curve, color="0.3", linewidth=0.5)
+with plotting.style():
+    _, axis = plt.subplots(figsize=(4, 3), layout="constrained")
+axis.plot(curve, color="0.3", linewidth=0.5)
 axis.set(xlabel="outer step", ylabel="loss after one inner step")
-plt.figure(figure)
 plt.show()

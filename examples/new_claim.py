@@ -39,6 +39,5 @@ for row in claim.judge(table):
     print(f"{row.verdict}: {row.part}, {row.measured:.3f} >= {row.bound:g}")
 
 with plotting.style():
-    figure = claim.draw(table)
-plt.figure(figure)
+    plt.figure(claim.draw(table))
 plt.show()

@@ -47,13 +47,12 @@ adapted = jaxmaml.adapt(loss, w, (x, y), 0.05, jaxmaml.InnerLoop(steps=5))
 print(f"loss before adaptation {loss(w, query):.3f}, after {loss(adapted, query):.3f}")
 
 with plotting.style():
-    figure, (left, right) = plotting.panels(2)
-    left.semilogy(curve, color="0.3", linewidth=0.5)
+    _, (left, right) = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
+    left.plot(curve, color="0.3", linewidth=0.5)
     left.set(xlabel="outer step", ylabel="loss after one inner step")
     line = jnp.linspace(-5, 5, 200)[:, None]
     right.plot(x, y, "k.", label="ten samples")
     right.plot(line, apply(w, line), ":", color="0.5", label="before")
     right.plot(line, apply(adapted, line), color="0.2", label="after five steps")
     right.legend()
-plt.figure(figure)
 plt.show()

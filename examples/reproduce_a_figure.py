@@ -29,6 +29,5 @@ for row in claim.judge(table):
 # And the figure.
 
 with plotting.style():
-    figure = claim.draw(table)
-plt.figure(figure)
+    plt.figure(claim.draw(table))
 plt.show()
