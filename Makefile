@@ -34,7 +34,7 @@ report: $(READY)  ## collect the ledger of claims
 	@$(RUN) -m experiments report --scale $(SCALE)
 
 docs: $(READY)  ## the documentation site into build/docs; runs the examples that have changed
-	@$(RUN) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/docs
+	@$(RUN) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/docs
 	@echo "build/docs/index.html"
 
 list: $(READY)  ## name every claim

@@ -23,18 +23,9 @@ from jaxmaml.version import __version__  # noqa: E402
 
 project, author, release = "jaxmaml", "jaxmaml's authors", __version__
 root_doc = "docs/index"
-include_patterns = ["docs/**", "results/**.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-exclude_patterns = [
-    ".*",
-    "build",
-    "dist",
-    "jaxmaml",
-    "experiments",
-    "tests",
-    "examples",
-    "results/raw",
-    "results/smoke",
-]
+include_patterns = ["docs/**", "results/*.md", "results/*/table.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+# Folders without pages, which need not be searched.
+exclude_patterns = [".*", "build", "dist", "jaxmaml", "experiments", "tests", "examples", "results/raw"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_gallery.gen_gallery"]
 
 myst_enable_extensions = ["dollarmath"]
@@ -51,7 +42,6 @@ sphinx_gallery_conf = {
     "gallery_dirs": "docs/gallery",
     "filename_pattern": r"\.py$",
     "abort_on_example_error": True,
-    "plot_gallery": True,
     "image_srcset": ["2x"],
     "within_subsection_order": "docs.running.order",
     "reset_modules": ("matplotlib", "docs.running.reset"),

@@ -44,13 +44,13 @@ STEPS = (0, 1, 5)
 own, held_out = ({name: part[name] for name in new} for part in (training, test))
 with plotting.style():
     _, axis = plt.subplots(figsize=(4, 3), layout="constrained")
-for place, (method, run) in enumerate(runs.items()):
-    found = federated.evaluate(loss, run.params, own, held_out, alpha=0.1, steps=STEPS, measure=accuracy)
-    means = [found.mean(steps) for steps in STEPS]  # over clients, with 95 % intervals
-    print(f"{method} after 0, 1, 5 steps:", *(f"{m.mean:.2f}" for m in means))
-    error = [m.high - m.mean for m in means]
-    look = {"color": "0.2", "linestyle": "-:"[place], "capsize": 2, "label": method}
-    axis.errorbar(STEPS, [m.mean for m in means], error, **look)
-axis.set(xlabel="steps on a new client's images", ylabel="accuracy on its other images")
-axis.legend()
+    for place, (method, run) in enumerate(runs.items()):
+        found = federated.evaluate(loss, run.params, own, held_out, alpha=0.1, steps=STEPS, measure=accuracy)
+        means = [found.mean(steps) for steps in STEPS]  # over clients, with 95 % intervals
+        print(f"{method} after 0, 1, 5 steps:", *(f"{m.mean:.2f}" for m in means))
+        error = [m.high - m.mean for m in means]
+        look = {"color": "0.2", "linestyle": "-:"[place], "capsize": 2, "label": method}
+        axis.errorbar(STEPS, [m.mean for m in means], error, **look)
+    axis.set(xlabel="steps on a new client's images", ylabel="accuracy on its other images")
+    axis.legend()
 plt.show()
