@@ -9,11 +9,9 @@ Python. The problem is a function in a file:
 .. literalinclude:: /examples/parts/my_problem.py
 """
 
-import pathlib
-import tempfile
-
 import matplotlib.pyplot as plt
 
+from jaxmaml import plotting
 from jaxmaml.advice import figure, text
 from jaxmaml.advice.advise import advise
 from jaxmaml.advice.options import Options
@@ -29,10 +27,6 @@ print(text.verdict(advice))
 # %%
 # The error of each method against the length of the run, its parts, and the loss against the inner rate:
 
-with tempfile.TemporaryDirectory() as folder:
-    picture = pathlib.Path(folder, "advice.png")
-    figure.save(advice, str(picture))
-    image = plt.imread(picture)
-plt.figure(figsize=(8.7, 8.7 * len(image) / len(image[0])))
-plt.axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[]).imshow(image)
+with plotting.style():
+    plt.figure(figure.drawn(advice))
 plt.show()

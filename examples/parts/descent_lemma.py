@@ -41,7 +41,7 @@ def rows(table, row):  # the verdicts follow from the numbers
 @claim.figure
 def figure(table):
     """Least gain of a step over all points, in units of the lemma's."""
-    drawing, (axis,) = plotting.panels(1)
+    drawing, (axis,) = plotting.panels(1, width=4, height=3)
     axis.plot(table.lam, table.least, "ko-", label="least of all points")
     axis.axhline(1, color="k", linestyle="--", label="the lemma")
     axis.set(xlabel=r"$\alpha L$ [1]", ylabel="gain of a step / the lemma's [1]", ylim=(0, None))
