@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce run-sweep plots report list test test-all check format record mutations attack wheels bench clean
+.PHONY: help reproduce run-sweep plots report list test test-all docs check format record mutations attack wheels bench clean
 
 help:  ## list the targets
 	@echo "make TARGET [SCALE=smoke|default|full] [EXPERIMENT=name|all] [PYTHON=python3.13]"
@@ -32,6 +32,10 @@ plots: $(READY)  ## draw the figures from the tables
 
 report: $(READY)  ## collect the ledger of claims
 	@$(RUN) -m experiments report --scale $(SCALE)
+
+docs: $(READY)  ## the documentation site into build/docs; runs the examples that have changed
+	@$(RUN) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/docs
+	@echo "build/docs/index.html"
 
 list: $(READY)  ## name every claim
 	@$(RUN) -m experiments list

@@ -1,7 +1,6 @@
-"""The comparison of Per-FedAvg: equal budgets, rates chosen alike, paired intervals; the example runs."""
+"""The comparison of Per-FedAvg: equal budgets, rates chosen alike, paired intervals."""
 
 import dataclasses
-import importlib.util
 import pathlib
 
 import numpy as np
@@ -97,27 +96,3 @@ def test_results_are_those_of_the_page():
     assert len(rows) == 16
     for row in rows:
         assert row in page
-
-
-def example():
-    spec = importlib.util.spec_from_file_location("federated_example", ROOT / "examples/federated.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.exhaustive  # trains for half a minute
-def test_example(tmp_path, capsys):
-    values = example().main(tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
-    after = {name: np.mean(of_seeds, axis=0) for name, of_seeds in values.items()}
-    # One step is worth more from Per-FedAvg's parameters, which do less without one.
-    for kind in ("seen", "unseen"):
-        assert after[f"Per-FedAvg, {kind}"][1] > after[f"FedAvg, {kind}"][1] + 0.01
-        assert after[f"Per-FedAvg, {kind}"][0] < after[f"FedAvg, {kind}"][0]
-        assert after[f"Per-FedAvg, {kind}"][1] > 0.95
-    assert len(capsys.readouterr().out.splitlines()) == 5
-
-
-def test_example_is_short():
-    assert len((ROOT / "examples/federated.py").read_text().splitlines()) < 60
