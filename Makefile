@@ -33,7 +33,7 @@ plots: $(READY)  ## draw the figures from the tables
 report: $(READY)  ## collect the ledger of claims
 	@$(RUN) -m experiments report --scale $(SCALE)
 
-docs: $(READY)  ## the documentation site into build/docs; runs the examples that have changed
+docs: $(READY)  ## the documentation site into build/docs; runs the examples
 	@$(RUN) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/docs
 	@echo "build/docs/index.html"
 
@@ -72,4 +72,4 @@ bench: $(READY)  ## speed, as ratios in one run, into results/benchmarks.md
 	@$(RUN) -m experiments.benchmarks
 
 clean:  ## remove the environment, caches and raw results
-	rm -rf $(VENV) .cache build *.egg-info results/raw results/smoke results/full
+	rm -rf $(VENV) .cache build docs/api docs/gallery *.egg-info results/raw results/smoke results/full

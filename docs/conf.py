@@ -42,6 +42,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "docs/gallery",
     "filename_pattern": r"\.py$",
     "abort_on_example_error": True,
+    "run_stale_examples": True,  # what they show depends on the library as well
     "image_srcset": ["2x"],
     "within_subsection_order": "docs.running.order",
     "reset_modules": ("matplotlib", "docs.running.reset"),

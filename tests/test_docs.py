@@ -1,13 +1,13 @@
 """The documentation: the site builds without a warning, links lead somewhere, examples say what is so."""
 
 import functools
-import html.parser
+import html
 import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 import urllib.parse
+from html.parser import HTMLParser
 
 import pytest
 from markdown_it import MarkdownIt
@@ -16,43 +16,39 @@ from mdit_py_plugins.anchors import anchors_plugin
 from jaxmaml import storage
 
 ROOT = pathlib.Path(__file__).parents[1]
-GALLERY = ROOT / "docs/gallery"
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").rglob("*.md")])
 
 pytestmark = pytest.mark.xdist_group("docs")  # the site is built once
 
 
-@functools.cache
-def site():
-    """Builds everything anew, in a folder that goes with the process; the examples run."""
-    folder = tempfile.TemporaryDirectory()
-    kept.append(folder)
-    where = pathlib.Path(folder.name)
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The site, built anew; the examples run."""
+    where = tmp_path_factory.mktemp("site").resolve()
     options = ["-q", "-W", "--keep-going", "-c", ROOT / "docs", "-d", where / "doctrees"]
-    options += ["-D", "sphinx_gallery_conf.run_stale_examples=True"]
-    command = [sys.executable, "-m", "sphinx", *options, ROOT, where / "site"]
+    command = [sys.executable, "-m", "sphinx", *options, ROOT, where / "html"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    return where / "site"
+    return where / "html"
 
 
-kept = []
+@pytest.fixture
+def printed(site):
+    """name -> what that example printed when the site was built."""
 
+    def of(example):
+        text = (site / f"docs/gallery/{example}.html").read_text()
+        blocks = re.findall(r"sphx-glr-script-out.*?<pre>(.*?)</pre>", text, re.DOTALL)
+        return html.unescape(re.sub(r"<[^>]*>", "", "\n".join(blocks)))
 
-@functools.cache
-def printed(example):
-    """What the example printed when the site was built."""
-    site()
-    text = (GALLERY / f"{example}.rst").read_text()
-    blocks = re.findall(r"sphx-glr-script-out\n\n \.\. code-block:: none\n\n((?:    .*\n|\n)*)", text)
-    return "\n".join(blocks)
+    return of
 
 
 # Links
 
 
-class Page(html.parser.HTMLParser):
+class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.ids, self.links, self.loaded = set(), [], []
@@ -104,9 +100,8 @@ def test_links_of_markdown_pages():
     assert found == []
 
 
-def test_links_of_the_site():
-    where = site().resolve()
-    pages = {path: Page(path) for path in where.rglob("*.html")}
+def test_links_of_the_site(site):
+    pages = {path: Page(path) for path in site.rglob("*.html")}
     assert len(pages) > len(PAGES)
     found = [b for path, page in pages.items() for b in broken(path, page.links, lambda p: pages[p].ids)]
     assert found == []
@@ -117,79 +112,90 @@ def test_links_of_the_site():
 # Pages
 
 
-def test_pages_of_the_reference():
+def test_pages_of_the_reference(site):
     import jaxmaml
 
-    ids = Page(site() / "docs/api/jaxmaml.html").ids
+    ids = Page(site / "docs/api/jaxmaml.html").ids
     for name in jaxmaml.__all__:
         if callable(getattr(jaxmaml, name)):
             assert f"jaxmaml.{name}" in ids, name
-    text = (site() / "docs/api/jaxmaml.html").read_text()
+    text = (site / "docs/api/jaxmaml.html").read_text()
     assert "Args:" not in text
     assert "problematic" not in text  # what docutils could not read
 
 
-def test_formulas_are_drawn_by_the_browser():
-    text = (site() / "docs/theory.html").read_text()
+def test_formulas_are_drawn_by_the_browser(site):
+    text = (site / "docs/theory.html").read_text()
     assert text.count("<math") > 100
     assert 'display="block"' in text
     assert "\\frac" not in text
 
 
+def test_example_of_the_first_page(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/index.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    exec(code, {})
+    said = re.findall(r"^(\d) inner steps?: loss (\S+)", capsys.readouterr().out, re.MULTILINE)
+    losses = {int(steps): float(loss) for steps, loss in said}
+    assert losses[0] > 2.5
+    assert losses[1] < 0.6
+    assert losses[5] < 0.3
+
+
 # Examples
 
 
-def numbers(example, line, *, count):
-    """The numbers of a line that the example printed, its first one that begins so."""
-    (rest,) = re.findall(rf"^ *{re.escape(line)}(.*)$", printed(example), re.MULTILINE)[:1]
+def numbers(text, line, *, count):
+    """The numbers in the first line of a text that begins so."""
+    (rest,) = re.findall(rf"^{re.escape(line)}(.*)$", text, re.MULTILINE)[:1]
     found = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", rest)]
     assert len(found) == count, rest
     return found
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_examples_are_short_and_end_with_a_picture(example):
+def test_examples_are_short_and_end_with_a_picture(example, site, printed):
     assert len((ROOT / f"examples/{example}.py").read_text().splitlines()) < 60
     assert printed(example)
-    page = Page(site() / f"docs/gallery/{example}.html")
+    page = Page(site / f"docs/gallery/{example}.html")
     assert any(f"sphx_glr_{example}_001" in link for link in page.loaded)
 
 
-def test_own_loss():
-    before, after = numbers("own_loss", "loss before adaptation", count=2)
+def test_own_loss(printed):
+    before, after = numbers(printed("own_loss"), "loss before adaptation", count=2)
     assert after < before / 2
 
 
-def test_few_shot_images():
+def test_few_shot_images(printed):
     before, *_, after = re.findall(r"measure (\S+)", printed("few_shot_images"))
     assert float(before) < 0.45  # chance is a third
     assert float(after) > 0.8
 
 
-def test_federated_clients():
-    least, most = numbers("federated_clients", "images to train on, a client:", count=2)
+def test_federated_clients(printed):
+    least, most = numbers(printed("federated_clients"), "images to train on, a client:", count=2)
     assert least < most
     for method in ("FedAvg", "Per-FedAvg"):
-        accuracies = numbers("federated_clients", f"{method} after 0, 1, 5 steps:", count=3)
+        accuracies = numbers(printed("federated_clients"), f"{method} after 0, 1, 5 steps:", count=3)
         assert accuracies == sorted(accuracies)
         assert accuracies[-1] > 0.85
 
 
-def test_which_method():
+def test_which_method(printed):
     """These tasks are curved differently."""
     text = printed("which_method")
     assert "Use maml_same_batch" in text
     assert "fo_maml below" in text
 
 
-def test_new_estimator():
+def test_new_estimator(printed):
     first_order, gauss_newton = numbers(
-        "new_estimator", "distance from MAML's gradient, relative: FO-MAML", count=2
+        printed("new_estimator"), "distance from MAML's gradient, relative: FO-MAML", count=2
     )
     assert gauss_newton < 0.8 * first_order
 
 
-def test_new_claim():
+def test_new_claim(printed):
     verdicts = re.findall(r"(holds.*): gain at alpha L = (\S+),", printed("new_claim"))
     assert verdicts == [
         ("holds", "0.1"),
@@ -199,13 +205,15 @@ def test_new_claim():
     ]
 
 
-def test_reproduce_a_figure():
+def test_reproduce_a_figure(printed):
     """The verdicts are those of the ledger."""
-    said = re.findall(r"^ *(\w[^:\n]*): (.*)$", printed("reproduce_a_figure"), re.MULTILINE)
+    said = re.findall(r"^(\w[^:\n]*): (.*)$", printed("reproduce_a_figure"), re.MULTILINE)
     ledger = storage.read_table(ROOT / "results/verdicts/alpha_range.csv")
     assert set(zip(ledger["verdict"], ledger["part"], strict=True)) <= set(said)
 
 
-def test_from_learn2learn():
-    first, last = numbers("from_learn2learn", "loss after one inner step, first and last 100:", count=2)
+def test_from_learn2learn(printed):
+    first, last = numbers(
+        printed("from_learn2learn"), "loss after one inner step, first and last 100:", count=2
+    )
     assert last < first / 2
