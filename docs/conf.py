@@ -18,7 +18,7 @@ from sphinx.application import Sphinx  # noqa: E402
 from sphinx.writers.html5 import HTML5Translator  # noqa: E402
 
 from docs import reference, running  # noqa: E402, F401
-from experiments.report.page import mathml  # noqa: E402
+from experiments.report.formulas import mathml  # noqa: E402
 from jaxmaml.version import __version__  # noqa: E402
 
 project, author, release = "jaxmaml", "jaxmaml's authors", __version__
