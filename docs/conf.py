@@ -9,6 +9,7 @@ results, CONTRIBUTING. Formulas become MathML as in the report.
 
 import pathlib
 import sys
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -72,9 +73,16 @@ def formula(page: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def levels(_app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
+    """The captions of the sidebar are headings, whose level the theme leaves out: screen readers need it."""
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def setup(app: Sphinx) -> None:
     reference.write()
     app.connect("autodoc-process-docstring", reference.render)
     app.connect("autodoc-process-signature", reference.signature)
     app.connect("autodoc-skip-member", reference.skip)
+    app.connect("html-page-context", levels, priority=900)  # after the theme
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
