@@ -23,6 +23,8 @@ FILLS = {"hf_maml, repaired": "left", "hf_maml, float": "none"}
 DELTAS = {"theorem": "theorem's delta", "repaired": "repaired delta", "float": "float-optimal delta"}
 BUDGETS = {"steps": "equal steps", "gradients": "equal gradient evaluations", "seconds": "equal seconds"}
 PANELS = 4
+BEYOND = 10.0
+"""times MAML's error, or that of the start: what is more is drawn as diverged."""
 MARKED = 6
 """points of a curve that carry its marker."""
 
@@ -86,7 +88,7 @@ def _grid(settings: list[str]) -> tuple[Figure, list[Axes]]:
 def methods(curves: pd.DataFrame) -> Figure:
     """Test error or accuracy of every method against the gradients spent, with 95 % intervals over seeds.
 
-    A cross marks where a run diverged; digits, which are like Fashion-MNIST, are in the table.
+    A cross marks where a run diverged, as did what leaves its panel; digits are in the table.
     """
     settings = shown(curves.setting)
     figure, axes = _grid(settings)
@@ -105,6 +107,9 @@ def methods(curves: pd.DataFrame) -> Figure:
             if len(finite) < len(line):
                 end = {"color": found["color"], "marker": "x", "markersize": 7, "linestyle": "none"}
                 axis.plot(finite.gradients[-1:], finite.value[-1:], label=f"_{name}", **end)
+        if setting == "sinusoid":
+            start = curves[(curves.setting == setting) & (curves.step == 0)].value.max()
+            axis.set_ylim(0.8 * rows.value.min(), BEYOND * start)
         axis.set(xlabel="gradients spent [batches of one task]", title=NAMES[setting])
         axis.set_ylabel(f"test {unit(setting)} [{'squared units' if setting == 'sinusoid' else '1'}]")
         axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
@@ -114,14 +119,14 @@ def methods(curves: pd.DataFrame) -> Figure:
 def budgets(summary: pd.DataFrame) -> Figure:
     """Test error over that of MAML at equal budgets, on the same seeds: left of the line a method is better.
 
-    Bars are 95 % intervals over seeds; what diverged stands at the right edge.
+    Bars are 95 % intervals over seeds; what diverged, or has ten times MAML's error, stands at the right.
     """
     settings = list(dict.fromkeys(summary.setting))
     names = list(dict.fromkeys(summary.method))[1:]
     step = len(names) + 2
     figure, axes = plotting.panels(len(BUDGETS), height=0.7 + 0.115 * step * len(settings), sharey=True)
     ratios = summary.assign(**relative(summary))
-    inside = ratios[np.isfinite(ratios.ratio)]
+    inside = ratios[ratios.ratio < BEYOND]
     least, most = 0.8 * inside.ratio.min(), 1.3 * max(inside.ratio.max(), 1.0)
     for axis, (budget, title) in zip(axes, BUDGETS.items(), strict=True):
         axis.set_xscale("log", nonpositive="clip")
@@ -130,7 +135,7 @@ def budgets(summary: pd.DataFrame) -> Figure:
             part = ratios[(ratios.setting == setting) & (ratios.budget == budget) & (ratios.method == method)]
             found = look(method) | {"linestyle": "none"}
             for one in part.itertuples():
-                if np.isfinite(one.ratio):
+                if one.ratio < BEYOND:
                     ends = [[one.ratio - one.ratio_low], [one.ratio_high - one.ratio]]
                     axis.errorbar(
                         one.ratio, y, xerr=ends, capsize=1.5, linewidth=0.8, label=label(method), **found
@@ -138,7 +143,7 @@ def budgets(summary: pd.DataFrame) -> Figure:
                 else:
                     edge = axis.get_yaxis_transform()
                     axis.plot(
-                        0.98, y, transform=edge, label=f"{label(method)}, diverged", **found | {"marker": "x"}
+                        0.98, y, transform=edge, label=f"{label(method)}, beyond", **found | {"marker": "x"}
                     )
         axis.axvline(1, linewidth=1.0, label="MAML", color=plotting.color("maml"))
         axis.set(title=title, xlabel="test error / MAML's [1]")
@@ -267,7 +272,8 @@ def entry(row: pd.Series) -> str:
     if not math.isfinite(row.value):
         return "diverged"
     differs = row.difference_low > 0 or row.difference_high < 0
-    return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" + (" *" if differs else "")
+    value, low, high = (f"{x:.3f}" if abs(x) < 100 else f"{x:.3g}" for x in (row.value, row.low, row.high))
+    return f"{value} [{low}, {high}]" + (" *" if differs else "")
 
 
 def compared(summary: pd.DataFrame) -> list[str]:
