@@ -232,12 +232,13 @@ def figure(table):
         for estimator in plotting.ordered(table.estimator):
             part = table[(table.batches == batches) & (table.estimator == estimator)]
             name, shade = plotting.label(estimator), plotting.color(estimator)
-            look = {"marker": plotting.MARKERS[estimator], "markevery": 0.1}
-            axis.loglog(part.step, part.grad_norm, color=shade, label=name, **look)
-            axis.loglog(part.step, part.line, "--", color=shade, label=f"{name}, line, derived")
+            axis.loglog(part.step, part.grad_norm, label=name, **plotting.look(estimator), markevery=0.1)
+            axis.loglog(
+                part.step, part.line, label=f"{name}, line, derived", **plotting.theory("derived", shade)
+            )
             if part.stops.iloc[0] > 0:
-                thin = {"linestyle": "-.", "linewidth": 0.9, "color": shade}
-                axis.axhline(part.stops.iloc[0], label=f"{name}, floor, exact", **thin)
+                floor = plotting.theory("exact", shade)
+                axis.axhline(part.stops.iloc[0], label=f"{name}, floor, exact", **floor)
         axis.set(title=batches, xlabel="outer steps $k$ [1]")
     axes[0].set_ylim(smallest(table.stops[table.stops > 0]) / 30, 30 * largest(table.start))
     axes[0].set_ylabel(r"$\|\nabla F\|$ [$\varphi/u$]")

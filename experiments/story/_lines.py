@@ -7,8 +7,13 @@ from matplotlib.axes import Axes
 from jaxmaml import plotting
 
 Look = dict[str, Any]
-DERIVED: Look = {"linestyle": "--", "linewidth": 0.9, "zorder": 1}
-SUMMARISED, EXACT = DERIVED | {"linestyle": ":"}, DERIVED | {"linestyle": "-."}
+
+
+def _line(kind: str) -> Look:
+    return {"linestyle": plotting.THEORY[kind], "linewidth": 0.9, "zorder": 1}
+
+
+DERIVED, SUMMARISED, EXACT = _line("derived"), _line("as summarised"), _line("exact")
 ABOVE: Look = {"offset": (-5, 3), "ha": "right"}
 BELOW: Look = {"offset": (5, -3), "va": "top"}
 """places of a name beside a line that rises, which it does not meet there."""

@@ -59,14 +59,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 def _look(method: str) -> Look:
     """MAML with the Hessian formed is MAML: its colour and marker, hollow."""
-    name = "maml" if method == FORMED else method
-    face = "none" if method == FORMED else plotting.color(name)
-    return {
-        "color": plotting.color(name),
-        "marker": plotting.MARKERS[name],
-        "markerfacecolor": face,
-        "linestyle": "none",
-    }
+    formed = method == FORMED
+    return plotting.look("maml" if formed else method, hollow=formed) | {"linestyle": "none"}
 
 
 def _by_dimension(axis: Axes, linear: pd.DataFrame, unit: str) -> None:
