@@ -157,6 +157,23 @@ def test_sums_are_those_of_what_is_committed(folder):
         assert ground, drawing
 
 
+def test_what_diverged_stands_at_the_edge():
+    """A loss of ten times MAML's, or of the start, does not make the others a point."""
+    summary = head_to_head_figures.on_test_tasks(head_to_head("summary"))
+    far = summary.copy()
+    there = (far.setting == "digits") & (far.method == "reptile")
+    far.loc[there, ["value", "difference"]] -= 9.0  # 1 - accuracy is some 20 times MAML's
+    for table, methods in ((summary, {"FO-B-MAML", "iMAML"}), (far, {"FO-B-MAML", "iMAML", "Reptile"})):
+        figure = head_to_head_figures.budgets(table)
+        names = {text.get_text() for text in figure.legends[0].get_texts()}
+        assert {name.removesuffix(", beyond") for name in names if name.endswith(", beyond")} == methods
+        assert all(axis.get_xlim()[1] < 1.3 * head_to_head_figures.BEYOND for axis in figure.axes)
+    curves = head_to_head("curves")
+    start = curves[(curves.setting == "sinusoid") & (curves.step == 0)].value.max()
+    top = head_to_head_figures.methods(curves).axes[0].get_ylim()[1]
+    assert start < top <= head_to_head_figures.BEYOND * start < curves.value.max()
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_learning_curve(name):
     preset = PRESETS[name]
